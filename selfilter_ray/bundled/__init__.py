@@ -1,0 +1,1 @@
+"""Real weights and data that come as packages (extra ``bundled``), for machines without a hub."""

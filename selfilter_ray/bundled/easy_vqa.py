@@ -1,0 +1,71 @@
+"""The easy-vqa package as a pool of LLaVA records (MIT licence, drawings of 64 px, 13 answers)."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from selfilter_ray import atomic
+from selfilter_ray.errors import ConfigError
+
+SPLITS = ("train", "test")
+SHAPES = frozenset({"circle", "rectangle", "triangle"})
+
+
+def packaged_dataset(name: str) -> Path:
+    """The LLaVA JSON file of ``easy-vqa/train`` or ``easy-vqa/test``, written on first use.
+
+    It lies in the user's cache folder, with a link to the images of the package beside it.
+
+    Raises:
+        ConfigError: for another name, or when the package is not installed.
+    """
+    package, _, split = name.partition("/")
+    if package != "easy-vqa" or split not in SPLITS:
+        raise ConfigError(f"no packaged data set {name!r}: use easy-vqa/train or easy-vqa/test.")
+    spec = find_spec("easy_vqa")
+    if spec is None or spec.origin is None:
+        raise ConfigError("package easy-vqa is not installed: install selfilter-ray[bundled].")
+    data = Path(spec.origin).parent / "data" / split
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "selfilter_ray" / "easy-vqa"
+    _link(folder / split, data / "images")
+    file = folder / f"easy_vqa_{split}.json"
+    if file.exists():
+        return file
+    questions = json.loads((data / "questions.json").read_text(encoding="utf-8"))
+    atomic.write_json(
+        file, [_record(split, row, *question) for row, question in enumerate(questions)]
+    )
+    return file
+
+
+def _record(split: str, row: int, question: str, answer: str, image: int) -> dict[str, Any]:
+    return {
+        "id": f"easy-vqa-{split}-{image:04d}-{row:05d}",
+        "image": f"{split}/{image}.png",
+        "source": f"easy-vqa/{_kind(question, answer)}",
+        "conversations": [
+            {"from": "human", "value": f"<image>\n{question}"},
+            {"from": "gpt", "value": answer},
+        ],
+    }
+
+
+def _kind(question: str, answer: str) -> str:
+    if answer in {"yes", "no"}:
+        return "absence" if " not " in question else "presence"
+    return "shape" if answer in SHAPES else "color"
+
+
+def _link(link: Path, target: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.is_symlink() and link.resolve() == target.resolve():
+        return
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, link)

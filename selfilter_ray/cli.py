@@ -1,0 +1,186 @@
+"""The command line. Each command imports what it needs, so that ``--help`` answers at once.
+
+Exit codes: 0 done, 2 wrong usage or config, 3 wrong data, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfilter_ray import __version__
+from selfilter_ray.errors import SelfilterError
+
+app = typer.Typer(
+    name="selfilter-ray",
+    help="Choose the part of a vision-language instruction pool that is worth training on.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a config key, for example select.ratio=0.1."
+    ),
+]
+RedoOption = Annotated[
+    bool, typer.Option("--redo", help="Overwrite finished features or training of other settings.")
+]
+
+
+def main() -> None:
+    """Entry point: errors that a user can act on become one message and an exit code."""
+    try:
+        app()
+    except SelfilterError as error:
+        print(f"selfilter-ray: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("selfilter-ray: interrupted; the same command continues.", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(f"selfilter-ray {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        raise typer.Exit(2)
+
+
+@app.command()
+def run(config: ConfigArgument, set: SetOption = None, redo: RedoOption = False) -> None:
+    """The whole pipeline. Run again, it continues, or says that nothing is left to do."""
+    from selfilter_ray.run_folder import STAGES
+
+    _run(config, set, STAGES, redo)
+
+
+@app.command()
+def featurize(config: ConfigArgument, set: SetOption = None, redo: RedoOption = False) -> None:
+    """Read the pool and compute its features."""
+    _run(config, set, ("read", "featurize"), redo)
+
+
+@app.command()
+def train(config: ConfigArgument, set: SetOption = None, redo: RedoOption = False) -> None:
+    """Stage 1: train the VLM together with the score net."""
+    _run(config, set, ("train",), redo)
+
+
+@app.command()
+def score(config: ConfigArgument, set: SetOption = None) -> None:
+    """Weight and difficulty of every sample."""
+    _run(config, set, ("score",), False)
+
+
+@app.command()
+def select(config: ConfigArgument, set: SetOption = None) -> None:
+    """Stage 2: pick the hardest samples and penalise their neighbours."""
+    _run(config, set, ("select",), False)
+
+
+@app.command()
+def report(config: ConfigArgument, set: SetOption = None) -> None:
+    """Write report.html."""
+    _run(config, set, ("report",), False)
+
+
+@app.command()
+def validate(
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="Data file, dataset folder, or package: name.")
+    ],
+    image_root: Annotated[
+        str | None, typer.Option(help="Folder that image paths are relative to.")
+    ] = None,
+    quarantine: Annotated[
+        Path | None, typer.Option(help="Write the unusable rows here (JSON lines).")
+    ] = None,
+) -> None:
+    """Read a pool without running anything: how many rows are usable, and why others are not."""
+    import tempfile
+
+    from selfilter_ray.config import DataConfig
+    from selfilter_ray.samples.pool import read_pool
+    from selfilter_ray.samples.quarantine import write_quarantine
+    from selfilter_ray.terminal import Terminal
+
+    terminal = Terminal()
+    with (
+        tempfile.TemporaryDirectory() as store,
+        terminal.stage("validate", "rows", None) as advance,
+    ):
+        settings = DataConfig(inputs=[data], image_root=image_root)
+        pool = read_pool(settings, Path(store), progress=advance)
+    terminal.counts(pool.counts)
+    for row in pool.quarantined[:5]:
+        terminal.output.print(
+            f"{row.locator}: {row.reason}: {row.detail}; {row.remedy}.", markup=False
+        )
+    if quarantine is not None:
+        write_quarantine(quarantine, pool.quarantined)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can do: versions, devices, compiler, a Ray task, a DeepSpeed operator."""
+    from selfilter_ray.doctor import examine
+
+    raise typer.Exit(0 if examine() else 1)
+
+
+def _not_yet(command: str) -> None:
+    print(f"selfilter-ray {command}: not yet in version {__version__}.", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command(context_settings=_ANYTHING)
+def compare() -> None:
+    """Several methods on one pool, side by side (not yet)."""
+    _not_yet("compare")
+
+
+@app.command(context_settings=_ANYTHING)
+def serve() -> None:
+    """The online service (not yet)."""
+    _not_yet("serve")
+
+
+@app.command(context_settings=_ANYTHING)
+def ingest() -> None:
+    """Feed a running service (not yet)."""
+    _not_yet("ingest")
+
+
+@app.command(context_settings=_ANYTHING)
+def submit() -> None:
+    """Submit a run as a cluster job (not yet)."""
+    _not_yet("submit")
+
+
+def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], redo: bool) -> None:
+    from selfilter_ray.config import load_config
+    from selfilter_ray.pipeline import Pipeline
+    from selfilter_ray.terminal import Terminal
+
+    terminal = Terminal()
+    pipeline = Pipeline(load_config(config, overrides or ()), terminal, redo)
+    manifest = pipeline.run(stages)
+    terminal.summary(manifest)
+    if pipeline.folder.finished("report"):
+        print(f"report: {pipeline.folder.report}")

@@ -1,0 +1,450 @@
+"""The configuration: one typed model a stage, unknown keys refused with a suggestion.
+
+A config is a YAML file. ``${NAME}`` and ``${NAME:-default}`` take values from the environment,
+``--set a.b=c`` overrides any key. Relative paths are relative to the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from selfilter_ray.errors import ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Strict(BaseModel):
+    """A config section. Fields named in ``speed_only`` cannot change a result, only its cost."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    speed_only: ClassVar[frozenset[str]] = frozenset()
+
+    def result_fields(self) -> dict[str, Any]:
+        """The settings that decide the result: what a finished stage is recognised by."""
+        return {
+            name: value.result_fields() if isinstance(value, Strict) else value
+            for name, value in self
+            if name not in self.speed_only
+        }
+
+
+class LimitsConfig(Strict):
+    """What a record may hold at most. A record past a limit goes to the quarantine."""
+
+    image_bytes: Positive = 32 * 2**20
+    image_pixels: Positive = 40_000_000
+    image_aspect_ratio: Annotated[float, Field(ge=1.0)] = 50.0
+    images_per_record: Positive = 8
+    turns: Positive = 256
+    text_bytes: Positive = 262_144
+
+
+class DataConfig(Strict):
+    """The pool: LLaVA JSON, JSONL, parquet or a Hugging Face dataset folder.
+
+    ``inputs`` are files or folders, or ``package:easy-vqa/train`` for the packaged data set.
+    ``limit`` keeps that many records, chosen by a hash of the id and the seed, so that the choice
+    does not depend on the order of the input.
+    """
+
+    speed_only = frozenset({"check_threads"})
+
+    inputs: list[str] = Field(min_length=1)
+    image_root: str | None = None
+    source_field: str = "source"
+    limit: Positive | None = None
+    limits: LimitsConfig = LimitsConfig()
+    check_threads: Positive = 8
+
+
+class OpenClipConfig(Strict):
+    """Any open_clip architecture; ``pretrained``: a tag, a checkpoint, or null for none."""
+
+    name: Literal["open_clip"] = "open_clip"
+    architecture: str = "ViT-L-14"
+    pretrained: str | None = "openai"
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class BundledConfig(Strict):
+    """EfficientNet-Lite0 and MiniLM, real weights that come as packages. Not CLIP."""
+
+    name: Literal["bundled"] = "bundled"
+    image_size: Annotated[int, Field(ge=32, le=512)] = 224
+
+
+EmbedderConfig = Annotated[OpenClipConfig | BundledConfig, Field(discriminator="name")]
+
+
+class FeaturizeConfig(Strict):
+    """The feature pass over Ray Data actors.
+
+    ``shard_rows`` records make one shard: the grain of work, of files and of resuming.
+    """
+
+    speed_only = frozenset({"actors", "gpus_per_actor", "decode_threads", "prefetch_batches"})
+
+    embedder: EmbedderConfig = OpenClipConfig()
+    batch_size: Positive = 64
+    shard_rows: Positive = 2048
+    actors: Positive | tuple[Positive, Positive] = 1
+    cpus_per_actor: Positive = 1
+    gpus_per_actor: Annotated[float, Field(ge=0.0)] | None = None
+    decode_threads: Positive = 2
+    prefetch_batches: Positive = 4
+
+    @model_validator(mode="after")
+    def _actor_range(self) -> FeaturizeConfig:
+        if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
+            raise ValueError("actors: [min, max] needs min <= max")
+        return self
+
+
+class VisionConfig(Strict):
+    """A CLIP vision tower built from these sizes, with random weights."""
+
+    image_size: Positive = 64
+    patch_size: Positive = 16
+    hidden_size: Positive = 64
+    layers: Annotated[int, Field(ge=2)] = 2
+    heads: Positive = 2
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> VisionConfig:
+        if self.image_size % self.patch_size:
+            raise ValueError("image_size must be a multiple of patch_size")
+        if self.hidden_size % self.heads:
+            raise ValueError("hidden_size must be a multiple of heads")
+        return self
+
+
+class TextConfig(Strict):
+    """A LLaMA language model built from these sizes, with random weights and its own tokenizer."""
+
+    vocab_size: Annotated[int, Field(ge=300)] = 512
+    hidden_size: Positive = 96
+    intermediate_size: Positive = 256
+    layers: Positive = 2
+    heads: Positive = 4
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> TextConfig:
+        if self.hidden_size % self.heads:
+            raise ValueError("hidden_size must be a multiple of heads")
+        return self
+
+
+class PretrainedVlm(Strict):
+    """A whole LLaVA: a folder or hub name that ``LlavaForConditionalGeneration`` loads."""
+
+    kind: Literal["pretrained"] = "pretrained"
+    path: str
+
+
+class AssembledVlm(Strict):
+    """A language model behind a vision tower and a projector, as LLaVA is first put together.
+
+    ``language_model``: a folder, a hub name, or ``package:smollm2``. ``vision``: a folder or hub
+    name of a CLIP model, or sizes for a new one. ``projector_weights``: a pretrained projector
+    (``mm_projector.bin`` of the LLaVA releases, or safetensors).
+    """
+
+    kind: Literal["assembled"] = "assembled"
+    language_model: str
+    vision: str | VisionConfig = VisionConfig()
+    projector: Literal["mlp", "linear"] = "mlp"
+    projector_weights: str | None = None
+
+
+class ScratchVlm(Strict):
+    """A small LLaVA with random weights, for the quickstart and for tests."""
+
+    kind: Literal["scratch"] = "scratch"
+    vision: VisionConfig = VisionConfig()
+    text: TextConfig = TextConfig()
+
+
+VlmConfig = Annotated[PretrainedVlm | AssembledVlm | ScratchVlm, Field(discriminator="kind")]
+
+
+class LoraConfig(Strict):
+    """Low-rank adapters on the language model's linear layers (extra ``lora``)."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: Fraction = 0.0
+
+
+class TrainableConfig(Strict):
+    """Which parts of the VLM learn beside the score net."""
+
+    language_model: Literal["full", "lora", "frozen"] = "full"
+    projector: bool = True
+    vision_tower: bool = False
+
+
+class TrainConfig(Strict):
+    """Stage 1: the VLM and the score net, trained together by one optimizer.
+
+    ``batch_size`` is the number of samples a device sees at once: the softmax of the weights runs
+    over it (``weight_scope: device``, the paper's release) or over all devices (``global``).
+    """
+
+    speed_only = frozenset(
+        {"checkpoint_steps", "max_failures", "loader_workers", "save_vlm", "gpus_per_worker"}
+    )
+
+    vlm: VlmConfig = ScratchVlm()
+    prompt: Literal["vicuna_v1", "chatml", "plain"] = "vicuna_v1"
+    max_length: Positive = 2048
+    trainable: TrainableConfig = TrainableConfig()
+    lora: LoraConfig = LoraConfig()
+
+    loss_reduction: Literal["sum", "mean"] = "sum"
+    weight_scope: Literal["device", "global"] = "device"
+    score_net_init: Literal["zeros", "uniform"] = "zeros"
+    score_net_learning_rate: Annotated[float, Field(gt=0)] | None = None
+
+    epochs: Positive = 3
+    batch_size: Positive = 16
+    gradient_accumulation: Positive = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    warmup_ratio: Fraction = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    gradient_clipping: Annotated[float, Field(ge=0)] = 1.0
+    bf16: bool = True
+    gradient_checkpointing: bool = True
+
+    workers: Positive = 1
+    cpus_per_worker: Positive = 1
+    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    loader_workers: Annotated[int, Field(ge=0)] = 0
+    checkpoint_steps: Positive = 500
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    save_vlm: bool = True
+
+
+class SelectConfig(Strict):
+    """Stage 2. ``budget``: how many to keep; or ``ratio``: the share of the usable records."""
+
+    method: Literal["selfilter"] = "selfilter"
+    budget: Annotated[int, Field(ge=0)] | None = None
+    ratio: Fraction | None = None
+    gamma: Annotated[float, Field(ge=0)] = 1.0
+    k_nearest: Annotated[int, Field(ge=0)] = 10
+    difficulty: Literal["shifted", "raw"] = "shifted"
+
+    @model_validator(mode="after")
+    def _one_size(self) -> SelectConfig:
+        if self.budget is not None and self.ratio is not None:
+            raise ValueError("give budget or ratio, not both")
+        return self
+
+    def count(self, usable_rows: int) -> int:
+        """Number of records to keep of ``usable_rows`` (15 % when nothing is set)."""
+        if self.budget is None:
+            ratio = 0.15 if self.ratio is None else self.ratio
+            return min(usable_rows, round(ratio * usable_rows))
+        if self.budget > usable_rows:
+            raise ConfigError(
+                f"select.budget is {self.budget}, but only {usable_rows} records are usable: "
+                "lower the budget, or give select.ratio instead."
+            )
+        return self.budget
+
+
+class ReportConfig(Strict):
+    """What ``report.html`` shows."""
+
+    sheet_images: Annotated[int, Field(ge=1, le=200)] = 24
+    thumbnail_pixels: Annotated[int, Field(ge=32, le=512)] = 160
+
+
+class RayConfig(Strict):
+    """Where Ray runs: null starts a local instance on the loopback interface."""
+
+    address: str | None = None
+    num_cpus: Positive | None = None
+
+
+class Config(Strict):
+    """A whole run."""
+
+    run_dir: str
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataConfig
+    featurize: FeaturizeConfig = FeaturizeConfig()
+    train: TrainConfig = TrainConfig()
+    select: SelectConfig = SelectConfig()
+    report: ReportConfig = ReportConfig()
+    ray: RayConfig = RayConfig()
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()
+) -> Config:
+    """Read and check a config.
+
+    Args:
+        source: path of a YAML file, a mapping, or a config.
+        overrides: ``"a.b=c"`` strings; each value is read as YAML.
+
+    Raises:
+        ConfigError: naming each wrong key, with the nearest right one.
+    """
+    if isinstance(source, Config):
+        tree: Any = source.model_dump()
+    elif isinstance(source, Mapping):
+        tree = _copy(source)
+    else:
+        tree = _read_yaml(Path(source))
+    for override in overrides:
+        _apply_override(tree, override)
+    return parse_config(tree)
+
+
+def parse_config(tree: Mapping[str, Any]) -> Config:
+    """Check an already loaded tree of settings."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def _copy(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _copy(value) for key, value in tree.items()}
+    return tree
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"config {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config {path} is not UTF-8 text (byte {error.start})") from None
+    try:
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"config {path} is not YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config {path} must be a mapping with run_dir and data")
+    expanded = _expand(tree, str(path))
+    assert isinstance(expanded, dict)
+    return expanded
+
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def _expand(node: Any, where: str) -> Any:
+    if isinstance(node, dict):
+        return {key: _expand(value, f"{where}: {key}") for key, value in node.items()}
+    if isinstance(node, list):
+        return [_expand(value, where) for value in node]
+    if isinstance(node, str):
+        return _VARIABLE.sub(lambda match: _variable(match, where), node)
+    return node
+
+
+def _variable(match: re.Match[str], where: str) -> str:
+    name, default = match.group(1), match.group(2)
+    value = os.environ.get(name) or default
+    if value is None:
+        raise ConfigError(f"{where} needs the environment variable {name}: set it and run again.")
+    return value
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {override!r}: write it as key.subkey=value")
+    *parents, last = key.strip().split(".")
+    node = tree
+    for parent in parents:
+        child = node.get(parent)
+        if child is None:
+            child = node[parent] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {parent} is a value, not a section")
+        node = child
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override!r}: the value is not YAML") from None
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        path = _field_path(item["loc"])
+        where = ".".join(str(part) for part in path) or "config"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{where}: unknown key.{_suggest(path)}")
+        elif item["type"] == "missing":
+            lines.append(f"{where}: missing, it must be given.")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message} (got {item['input']!r})")
+    return "config is not valid:\n  " + "\n  ".join(dict.fromkeys(lines))
+
+
+def _field_path(location: Sequence[str | int]) -> list[str | int]:
+    """The path as the user wrote it: without the names that pydantic adds for union members."""
+    path: list[str | int] = []
+    previous: str | int = ""
+    for part in location:
+        if previous not in _UNION_MEMBERS or part not in _UNION_MEMBERS[previous]:
+            path.append(part)
+        previous = part
+    return path
+
+
+_UNION_MEMBERS: dict[str | int, frozenset[str]] = {
+    "embedder": frozenset({"open_clip", "bundled"}),
+    "vlm": frozenset({"pretrained", "assembled", "scratch"}),
+    "vision": frozenset({"str", "VisionConfig"}),
+    "actors": frozenset({"constrained-int", "tuple[constrained-int, constrained-int]"}),
+}
+
+
+def _suggest(path: Sequence[str | int]) -> str:
+    known = sorted(_known_keys(Config))
+    parent = ".".join(str(part) for part in path[:-1])
+    unknown = str(path[-1])
+    siblings = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == parent]
+    close = difflib.get_close_matches(unknown, siblings, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean {close[0]}?"
+    elsewhere = [key for key in known if key.rpartition(".")[2] == unknown]
+    if elsewhere:
+        return f" Did you mean {elsewhere[0]}?"
+    return f" Known here: {', '.join(sorted(set(siblings)))}." if siblings else ""
+
+
+def _known_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
+    keys: set[str] = set()
+    for name, field in model.model_fields.items():
+        keys.add(prefix + name)
+        for section in _sections(field.annotation):
+            keys |= _known_keys(section, f"{prefix}{name}.")
+    return keys
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in getattr(annotation, "__args__", ()) for section in _sections(part)]

@@ -1,0 +1,1 @@
+"""The thin shells: the only modules that import Ray."""

@@ -1,0 +1,70 @@
+"""Connecting to Ray: a cluster by its address, or a local instance that ends with the process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from selfilter_ray.config import RayConfig
+from selfilter_ray.errors import ConfigError
+
+
+@contextmanager
+def connected(config: RayConfig) -> Iterator[None]:
+    """Have Ray running inside the block. An instance that is already up is used and left up.
+
+    Raises:
+        ConfigError: when the cluster does not answer.
+    """
+    local = config.address is None and not os.environ.get("RAY_ADDRESS")
+    if local:
+        _prepare_local()
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        ray.init(
+            address="local" if local else config.address,
+            num_cpus=config.num_cpus if local else None,
+            include_dashboard=False if local else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"Ray at {config.address or 'local'} does not answer: {error}") from error
+    _quiet()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def has_gpu() -> bool:
+    """Whether the cluster offers a GPU."""
+    import ray
+
+    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+
+
+def _prepare_local() -> None:
+    # A local instance listens on the loopback interface only and asks for a token of its own.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+
+def _quiet() -> None:
+    """Leave the terminal to our own progress bars."""
+    from ray.data import DataContext
+
+    DataContext.get_current().enable_progress_bars = False
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,106 @@
+"""Stage 1 on Ray Train: worker groups, restarts after a death, checkpoints in the run's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from selfilter_ray import atomic
+from selfilter_ray.config import Config
+from selfilter_ray.distributed.runtime import has_gpu
+from selfilter_ray.errors import SelfilterError
+from selfilter_ray.stage1.engine import prepare_accelerator
+from selfilter_ray.stage1.trainer import NotFiniteError, Paths, Trainer
+
+CHECKPOINTS_KEPT = 2
+OUTCOME = "outcome.json"
+
+
+def train_on_ray(config: Config, paths: Paths, storage: Path, name: str) -> dict[str, Any]:
+    """Run Stage 1 to its end, going on from the newest checkpoint when there is one.
+
+    Args:
+        storage: folder for checkpoints that every node reaches.
+        name: of the run below it; the same name continues.
+
+    Returns:
+        The summary of ``Trainer.run``.
+
+    Raises:
+        SelfilterError: when training failed, with what to do.
+    """
+    train = config.train
+    gpus = train.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if has_gpu() else 0.0
+    resources = {"CPU": float(train.cpus_per_worker)} | ({"GPU": gpus} if gpus else {})
+    backend = train.backend
+    if backend == "auto":
+        backend = "nccl" if gpus else "gloo"
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "paths": {key: str(value) for key, value in asdict(paths).items()},
+        },
+        scaling_config=ScalingConfig(
+            num_workers=train.workers, use_gpu=gpus > 0, resources_per_worker=resources
+        ),
+        torch_config=TorchConfig(backend=backend),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=train.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+        ),
+    )
+    trainer.fit()
+    summary: dict[str, Any] = json.loads((paths.output / OUTCOME).read_text(encoding="utf-8"))
+    if "failed" in summary:
+        raise SelfilterError(f"Stage 1 stopped: {summary['failed']} The last checkpoint is kept.")
+    return summary
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """What every rank does."""
+    prepare_accelerator()
+    config = Config.model_validate(settings["config"])
+    where = settings["paths"]
+    paths = Paths(
+        Path(where["samples"]), Path(where["features"]), Path(where["output"]), where["model"]
+    )
+    torch.set_num_threads(config.train.cpus_per_worker)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    trainer = Trainer(config, paths, get_device())
+    _continue(trainer)
+
+    def save(metrics: dict[str, float]) -> None:
+        with tempfile.TemporaryDirectory(dir=paths.output) as folder:
+            trainer.save_checkpoint(Path(folder))
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+    try:
+        summary = trainer.run(save)
+    except NotFiniteError as error:
+        summary = {"failed": str(error)}
+    # Ray Train hands back the metrics of the last checkpoint, not those of the last report.
+    if trainer.rank == 0:
+        atomic.write_json(paths.output / OUTCOME, summary)
+
+
+def _continue(trainer: Trainer) -> None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        trainer.start_log()
+        return
+    with checkpoint.as_directory() as folder:
+        trainer.load_checkpoint(Path(folder))

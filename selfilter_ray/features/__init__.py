@@ -1,0 +1,1 @@
+"""Frozen extractors: what the score net and the neighbour search see of a sample."""

@@ -1,0 +1,162 @@
+"""The feature pass over one shard: decoding runs ahead in threads while the model works.
+
+Shapes: N rows of the shard, P distinct pictures, I and T the embedder's dimensions.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from selfilter_ray.config import FeaturizeConfig, LimitsConfig
+from selfilter_ray.features.embedder import Embedder
+from selfilter_ray.samples.files import iterate_samples
+from selfilter_ray.samples.images import load_image
+from selfilter_ray.samples.quarantine import BadRow
+from selfilter_ray.samples.record import Sample, scorer_text
+
+OK = "ok"
+TEXT_ONLY = "text_only"
+COLUMNS = ("id", "locator", "turns", "images")
+
+
+class Extractor:
+    """Samples in, feature rows out. One model call at a time, whatever the number of callers."""
+
+    def __init__(self, embedder: Embedder, config: FeaturizeConfig, limits: LimitsConfig) -> None:
+        self.embedder = embedder
+        self.batch_size = config.batch_size
+        self.prefetch_batches = config.prefetch_batches
+        self.limits = limits
+        self._threads = ThreadPoolExecutor(config.decode_threads, "decode")
+        self._model = threading.Lock()
+
+    def __call__(self, samples: pa.Table) -> pa.Table:
+        """Features of the samples, in their order.
+
+        Args:
+            samples: rows with ``COLUMNS``.
+
+        Returns:
+            A table with id, locator, image_embedding (I), text_embedding (T), scores, status and
+            detail. Where ``status`` is neither ``ok`` nor ``text_only`` it is the reason of the
+            quarantine, and the embeddings are zero.
+        """
+        rows = list(iterate_samples(samples))
+        pictures_PI, place, problems = self._pictures(rows)
+        texts_NT = self.texts([scorer_text(row.turns) for row in rows])
+        images_NI = np.zeros((len(rows), self.embedder.image_dim), np.float32)
+        status, detail = [], []
+        for number, row in enumerate(rows):
+            problem = next((problems[name] for name in row.images if name in problems), None)
+            if problem is None and row.images:
+                images_NI[number] = _mean(pictures_PI[[place[name] for name in row.images]])
+            if problem is None and not _usable(images_NI[number], texts_NT[number]):
+                problem = BadRow("embedding_not_finite", "the embedding holds NaN or Infinity")
+            status.append(problem.reason if problem else OK if row.images else TEXT_ONLY)
+            detail.append(problem.detail if problem else "")
+        return self._table(rows, images_NI, texts_NT, status, detail)
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, T) embeddings; equal texts are embedded once, similar lengths together."""
+        distinct = sorted(set(texts), key=lambda text: (len(text), text))
+        vectors_DT = np.zeros((len(distinct), self.embedder.text_dim), np.float32)
+        for start in range(0, len(distinct), self.batch_size):
+            batch = distinct[start : start + self.batch_size]
+            with self._model:
+                vectors_DT[start : start + len(batch)] = self.embedder.embed_texts(batch)
+        place = {text: number for number, text in enumerate(distinct)}
+        result: np.ndarray = vectors_DT[[place[text] for text in texts]]
+        return result
+
+    def _pictures(
+        self, rows: Sequence[Sample]
+    ) -> tuple[np.ndarray, dict[str, int], dict[str, BadRow]]:
+        """Every distinct picture once: its vector, its place, or its problem."""
+        names = list(dict.fromkeys(name for row in rows for name in row.images))
+        vectors_PI = np.zeros((len(names), self.embedder.image_dim), np.float32)
+        place: dict[str, int] = {}
+        problems: dict[str, BadRow] = {}
+        for batch in self._decoded(names):
+            good = [(name, pixels) for name, pixels in batch if isinstance(pixels, torch.Tensor)]
+            problems.update({name: bad for name, bad in batch if isinstance(bad, BadRow)})
+            if good:
+                start = len(place)
+                place.update({name: start + number for number, (name, _) in enumerate(good)})
+                pixels_BCHW = torch.stack([pixels for _, pixels in good])
+                with self._model:
+                    vectors_PI[start : len(place)] = self.embedder.embed_images(pixels_BCHW)
+        return vectors_PI, place, problems
+
+    def _decoded(self, names: Sequence[str]) -> Iterator[list[tuple[str, torch.Tensor | BadRow]]]:
+        """Batches of preprocessed pictures, a few of them under way while one is used."""
+        ahead: deque[list[tuple[str, Future[torch.Tensor | BadRow]]]] = deque()
+        for start in range(0, len(names), self.batch_size):
+            batch = names[start : start + self.batch_size]
+            ahead.append([(name, self._threads.submit(self._pixels, name)) for name in batch])
+            if len(ahead) > self.prefetch_batches:
+                yield [(name, future.result()) for name, future in ahead.popleft()]
+        while ahead:
+            yield [(name, future.result()) for name, future in ahead.popleft()]
+
+    def _pixels(self, name: str) -> torch.Tensor | BadRow:
+        try:
+            return self.embedder.preprocess(load_image(Path(name), self.limits))
+        except BadRow as error:
+            return error
+
+    def _table(
+        self,
+        rows: Sequence[Sample],
+        images_NI: np.ndarray,
+        texts_NT: np.ndarray,
+        status: list[str],
+        detail: list[str],
+    ) -> pa.Table:
+        failed = np.array([name not in {OK, TEXT_ONLY} for name in status], dtype=bool)
+        images_NI[failed] = 0.0
+        texts_NT[failed] = 0.0
+        clip_N = np.einsum("nd,nd->n", images_NI, texts_NT) if self.embedder.shared_space else None
+        no_score = np.array([name != OK for name in status], dtype=bool)
+        clip = (
+            pa.nulls(len(rows), pa.float32()) if clip_N is None else pa.array(clip_N, mask=no_score)
+        )
+        return pa.table(
+            {
+                "id": pa.array([row.id for row in rows], pa.string()),
+                "locator": pa.array([row.locator for row in rows], pa.string()),
+                "image_embedding": fixed_size_list(images_NI),
+                "text_embedding": fixed_size_list(texts_NT),
+                "scores": pa.StructArray.from_arrays([clip], ["clip_score"]),
+                "status": pa.array(status, pa.string()),
+                "detail": pa.array(detail, pa.string()),
+            }
+        )
+
+
+def fixed_size_list(vectors_ND: np.ndarray) -> pa.FixedSizeListArray:
+    """The rows of a float32 matrix as one parquet column."""
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(vectors_ND, np.float32).ravel()), vectors_ND.shape[1]
+    )
+
+
+def _mean(vectors_KI: np.ndarray) -> np.ndarray:
+    """Direction of the mean: a record with several pictures has one image half (ours)."""
+    if len(vectors_KI) == 1:
+        only: np.ndarray = vectors_KI[0]
+        return only
+    mean_I = vectors_KI.mean(axis=0)
+    unit: np.ndarray = mean_I / max(float(np.linalg.norm(mean_I)), 1e-12)
+    return unit
+
+
+def _usable(image_I: np.ndarray, text_T: np.ndarray) -> bool:
+    return bool(np.isfinite(image_I).all() and np.isfinite(text_T).all())

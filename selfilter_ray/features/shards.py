@@ -1,0 +1,181 @@
+"""``features/``: fixed shards of the pool, each a parquet file and a record that it is complete.
+
+A shard is a range of rows of ``samples/``, so its content depends neither on the number of actors
+nor on an earlier interruption. The record is written after the file; a shard without one is made
+again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from selfilter_ray import atomic
+from selfilter_ray.errors import ArtifactError
+from selfilter_ray.features.extract import OK, TEXT_ONLY
+from selfilter_ray.samples.quarantine import BadRow, Quarantined
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Rows ``start`` to ``stop`` of the pool."""
+
+    number: int
+    start: int
+    stop: int
+
+    def file(self, folder: Path) -> Path:
+        return folder / f"shard-{self.number:05d}.parquet"
+
+    def record_file(self, folder: Path) -> Path:
+        return folder / f"shard-{self.number:05d}.done.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """Says that a shard is complete, what it was made from and by which model."""
+
+    key: str
+    rows: int
+    seconds: float
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """The features of the usable records, sorted by id.
+
+    Attributes:
+        ids: N strings.
+        features_ND: float32, the two halves beside each other (Self-Filter's CLIP setting).
+        clip_score_N: float32, NaN where there is none.
+    """
+
+    ids: np.ndarray
+    features_ND: np.ndarray
+    clip_score_N: np.ndarray
+
+
+def plan_shards(rows: int, shard_rows: int) -> list[Shard]:
+    """All shards of a pool of ``rows`` records."""
+    starts = range(0, rows, shard_rows)
+    return [Shard(n, start, min(start + shard_rows, rows)) for n, start in enumerate(starts)]
+
+
+def finish_shard(folder: Path, shard: Shard, table: pa.Table, record: ShardRecord) -> None:
+    """Write the file, then the record that makes it count."""
+    atomic.write_table(shard.file(folder), table)
+    atomic.write_json(shard.record_file(folder), asdict(record))
+
+
+def shard_record(folder: Path, shard: Shard, key: str) -> ShardRecord | None:
+    """The record of a complete shard made under ``key``, or None."""
+    try:
+        record = ShardRecord(**json.loads(shard.record_file(folder).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    complete = record.key == key and record.rows == shard.stop - shard.start
+    return record if complete and shard.file(folder).is_file() else None
+
+
+def remove_other_shards(folder: Path, key: str, shards: list[Shard]) -> None:
+    """Drop everything that was not made under ``key``: left-overs of other settings."""
+    wanted = {
+        name(folder)
+        for shard in shards
+        if shard_record(folder, shard, key) is not None
+        for name in (shard.file, shard.record_file)
+    }
+    for path in folder.glob("shard-*"):
+        if path not in wanted:
+            path.unlink()
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """The files of all shards.
+
+    Raises:
+        ArtifactError: when there is none.
+    """
+    files = sorted(folder.glob("shard-*.parquet"))
+    if not files:
+        raise ArtifactError(f"{folder} holds no features: run the featurize stage again.")
+    return files
+
+
+def load_features(folder: Path) -> Features:
+    """All usable rows of all shards.
+
+    Raises:
+        ArtifactError: when a file is missing or damaged.
+    """
+    return load_shards(shard_files(folder))
+
+
+def load_shards(files: Sequence[Path]) -> Features:
+    """The usable rows of some shard files."""
+    table = _read(files, ["id", "image_embedding", "text_embedding", "scores", "status"])
+    table = table.filter(_usable(table))
+    table = table.take(pc.sort_indices(table["id"]))
+    clip = pc.struct_field(table["scores"].combine_chunks(), "clip_score")
+    return Features(
+        ids=table["id"].to_numpy(zero_copy_only=False),
+        features_ND=features_of(table),
+        clip_score_N=clip.to_numpy(zero_copy_only=False).astype(np.float32),
+    )
+
+
+def features_of(table: pa.Table) -> np.ndarray:
+    """(N, I + T) float32: the image half and the text half of each row, beside each other."""
+    halves = [_matrix(table[name]) for name in ("image_embedding", "text_embedding")]
+    return np.concatenate(halves, axis=1)
+
+
+def model_hash(folder: Path) -> str:
+    """Hash of the model that made all shards.
+
+    Raises:
+        ArtifactError: when nodes of the cluster used different weights.
+    """
+    records = (json.loads(file.read_text()) for file in folder.glob("shard-*.done.json"))
+    models = {str(record["model"]) for record in records}
+    if len(models) != 1:
+        raise ArtifactError(
+            f"the shards in {folder} were made by {len(models)} different models: give every node "
+            "the same weights, remove the folder and run again."
+        )
+    return models.pop()
+
+
+def failed_rows(folder: Path) -> list[Quarantined]:
+    """The rows that could not be featurized, as lines of the quarantine."""
+    table = _read(shard_files(folder), ["id", "locator", "status", "detail"])
+    failed = table.filter(pc.invert(_usable(table))).sort_by("id").to_pylist()
+    return [
+        Quarantined.of(BadRow(row["status"], row["detail"]), row["locator"], row["id"], "featurize")
+        for row in failed
+    ]
+
+
+def _usable(table: pa.Table) -> pa.ChunkedArray:
+    return pc.is_in(table["status"], pa.array([OK, TEXT_ONLY]))
+
+
+def _read(files: Sequence[Path], columns: list[str]) -> pa.Table:
+    try:
+        return pa.concat_tables(pq.read_table(file, columns=columns) for file in files)
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(f"features are damaged: {error}. Remove them and run again.") from None
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    result: np.ndarray = values.flatten().to_numpy().reshape(len(values), -1)
+    return result

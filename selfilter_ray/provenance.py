@@ -1,0 +1,65 @@
+"""What a result was made from: input files, code and package versions."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import selfilter_ray
+
+PACKAGES = (
+    "ray",
+    "torch",
+    "transformers",
+    "deepspeed",
+    "open_clip_torch",
+    "peft",
+    "numpy",
+    "pyarrow",
+    "pillow",
+    "safetensors",
+)
+
+
+def describe_inputs(files: Iterable[Path], known: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Path, size, time and SHA-256 of each file.
+
+    Args:
+        known: earlier descriptions; a file of the same size and time is not read again.
+    """
+    before = {(item["path"], item["bytes"], item["modified_ns"]): item for item in known}
+    described = []
+    for file in files:
+        status = file.stat()
+        identity = (str(file), status.st_size, status.st_mtime_ns)
+        described.append(
+            before.get(identity)
+            or {
+                "path": identity[0],
+                "bytes": identity[1],
+                "modified_ns": identity[2],
+                "sha256": hash_file(file),
+            }
+        )
+    return described
+
+
+def hash_file(file: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of Python, this package and those that decide a result."""
+    found = {"python": platform.python_version(), "selfilter-ray": selfilter_ray.__version__}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

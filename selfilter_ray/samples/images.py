@@ -1,0 +1,118 @@
+"""Images from untrusted files: looked at from the header before a pixel is decoded.
+
+The header gives format and size; what is too large, too thin or of an unknown format is refused
+there. Decoding then yields one RGB picture whatever the file's mode, orientation or frame count.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from selfilter_ray.config import LimitsConfig
+from selfilter_ray.samples.quarantine import BadRow
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+
+# Our own limit is checked first and gives a reason; Pillow's would raise or warn in its own words.
+Image.MAX_IMAGE_PIXELS = None
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def check_image(source: Path | bytes, limits: LimitsConfig) -> None:
+    """Refuse an image by its size on disk and its header, without decoding it.
+
+    Raises:
+        BadRow: image_missing, image_broken, image_format, image_too_large, image_aspect_ratio.
+    """
+    with _opened(source, limits):
+        pass
+
+
+def load_image(source: Path | bytes, limits: LimitsConfig) -> Image.Image:
+    """Check and decode the first frame as upright RGB; transparency is laid on white.
+
+    Raises:
+        BadRow: as ``check_image``, and image_broken when the pixels cannot be decoded.
+    """
+    with _opened(source, limits) as image:
+        try:
+            return _as_rgb(ImageOps.exif_transpose(image))
+        except Exception as error:  # Pillow raises many types on hostile files
+            raise BadRow("image_broken", f"cannot be decoded: {_short(error)}") from None
+
+
+def _opened(source: Path | bytes, limits: LimitsConfig) -> Image.Image:
+    _check_bytes(source, limits)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(
+                io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
+            )
+    except UnidentifiedImageError:
+        raise BadRow("image_format", "not an image of a known format") from None
+    except Exception as error:  # see load_image
+        raise BadRow("image_broken", f"header cannot be read: {_short(error)}") from None
+    try:
+        _check_size(*image.size, limits)
+    except BadRow:
+        image.close()
+        raise
+    return image
+
+
+def _check_bytes(source: Path | bytes, limits: LimitsConfig) -> None:
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        try:
+            if not source.is_file():
+                raise BadRow("image_missing", f"no such file: {source}")
+            size = source.stat().st_size
+        except (OSError, ValueError) as error:
+            raise BadRow("image_missing", f"{source}: {_short(error)}") from None
+    if size == 0:
+        raise BadRow("image_broken", "the file is empty")
+    if size > limits.image_bytes:
+        raise BadRow("image_too_large", f"{size} bytes, the limit is {limits.image_bytes}")
+
+
+def _check_size(width: int, height: int, limits: LimitsConfig) -> None:
+    if width < 1 or height < 1:
+        raise BadRow("image_broken", f"size is {width} x {height}")
+    if width * height > limits.image_pixels:
+        raise BadRow(
+            "image_too_large", f"{width} x {height} pixels, the limit is {limits.image_pixels}"
+        )
+    ratio = max(width, height) / min(width, height)
+    if ratio > limits.image_aspect_ratio:
+        raise BadRow(
+            "image_aspect_ratio", f"{width} x {height}, the limit is {limits.image_aspect_ratio}:1"
+        )
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode in {"I", "F"}:
+        return _scaled_gray(image).convert("RGB")
+    if image.mode in {"RGBA", "LA", "PA"} or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scaled_gray(image: Image.Image) -> Image.Image:
+    # Pillow clips deep grays to 255 instead of scaling them.
+    gray_HW = np.asarray(image, dtype=np.float64)
+    top = 65535.0 if image.mode != "F" else max(float(np.nanmax(gray_HW)), 1e-12)
+    gray_HW = np.nan_to_num(np.clip(gray_HW / top, 0.0, 1.0)) * 255.0
+    return Image.fromarray(gray_HW.astype(np.uint8))
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]

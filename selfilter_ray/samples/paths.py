@@ -1,0 +1,20 @@
+"""Image paths from a data file: only below the image root."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from selfilter_ray.samples.quarantine import BadRow
+
+
+def inside(root: Path, name: str) -> Path:
+    """The path of ``name`` below ``root``. Links that the owner of the root put there are followed.
+
+    Raises:
+        BadRow: image_outside_root.
+    """
+    path = Path(os.path.normpath(root / name))
+    if not path.is_relative_to(root) or path == root:
+        raise BadRow("image_outside_root", f"{name[:200]} leaves {root}")
+    return path

@@ -1,0 +1,265 @@
+"""Reading a pool: every row of every input becomes a sample or a line of the quarantine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from selfilter_ray import atomic
+from selfilter_ray.config import DataConfig
+from selfilter_ray.errors import DataError
+from selfilter_ray.samples.files import SCHEMA
+from selfilter_ray.samples.identity import content_hash, limited, unique_ids
+from selfilter_ray.samples.images import check_image
+from selfilter_ray.samples.parse import ParsedRow, parse_row
+from selfilter_ray.samples.paths import inside
+from selfilter_ray.samples.quarantine import BadRow, Quarantined, count_reasons
+from selfilter_ray.samples.readers import RawRow, data_files, read_rows
+
+CHUNK_ROWS = 512
+
+
+@dataclass
+class Pool:
+    """A pool that has been read.
+
+    Attributes:
+        table: the usable records, by ``SCHEMA``, sorted by first image and id: nothing downstream
+            depends on the order of the input, and the records of one image lie together.
+        quarantined: the rows that cannot be used.
+        rows_in: rows of all inputs; ``table`` + ``quarantined`` + ``left_out``.
+        left_out: usable rows not taken because of ``data.limit``.
+        ids_made_unique: records whose id was shared by other content and got a suffix.
+        ids_made: records without an id, which got one from their content.
+    """
+
+    table: pa.Table
+    quarantined: list[Quarantined]
+    rows_in: int
+    left_out: int = 0
+    ids_made_unique: int = 0
+    ids_made: int = 0
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """Numbers of rows for the manifest and the terminal."""
+        return {
+            "in": self.rows_in,
+            "out": self.table.num_rows,
+            "left_out_by_limit": self.left_out,
+            "quarantined": count_reasons(self.quarantined),
+            "ids_made": self.ids_made,
+            "ids_made_unique": self.ids_made_unique,
+        }
+
+
+def read_pool(
+    config: DataConfig,
+    image_store: Path,
+    seed: int = 0,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Pool:
+    """Read, check and order all inputs.
+
+    Args:
+        config: inputs, image root and limits.
+        image_store: folder for images that come as bytes, named by their hash.
+        seed: decides which records ``config.limit`` keeps.
+        progress: told the number of rows of each chunk.
+
+    Raises:
+        DataError: when a file cannot be read, or no row is usable.
+    """
+    reading = _Reading(config, image_store)
+    with ThreadPoolExecutor(config.check_threads) as threads:
+        for file in input_files(config):
+            for chunk in _chunks(read_rows(file), CHUNK_ROWS):
+                reading.take(chunk, file, threads)
+                progress(len(chunk))
+    return reading.finish(seed)
+
+
+def input_files(config: DataConfig) -> list[Path]:
+    """Every data file of the configured inputs.
+
+    Raises:
+        DataError: for an input that does not exist.
+    """
+    files = [file for name in config.inputs for file in data_files(_input_path(name))]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]} is missing: the dataset folder is incomplete.")
+    return files
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image of a row: its file, a name that does not depend on where it lies, its bytes."""
+
+    path: Path
+    name: str
+    content: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    row: ParsedRow
+    images: tuple[_Image, ...]
+
+
+@dataclass
+class _Reading:
+    """The state of one pass over the inputs."""
+
+    config: DataConfig
+    image_store: Path
+    rows_in: int = 0
+    batches: list[pa.RecordBatch] = field(default_factory=list)
+    ids: list[str | None] = field(default_factory=list)
+    contents: list[str] = field(default_factory=list)
+    quarantined: list[Quarantined] = field(default_factory=list)
+    image_checks: dict[Path, BadRow | None] = field(default_factory=dict)
+    seen: set[tuple[str | None, str]] = field(default_factory=set)
+
+    def take(self, chunk: list[RawRow], file: Path, threads: ThreadPoolExecutor) -> None:
+        root = Path(self.config.image_root or file.parent).resolve()
+        parsed = [self._parse(raw, root) for raw in chunk]
+        self._look_at_images(parsed, threads)
+        rows = []
+        for raw, result in zip(chunk, parsed, strict=True):
+            self.rows_in += 1
+            try:
+                rows.append(self._accept(raw, result, file))
+            except BadRow as error:
+                self.quarantined.append(Quarantined.of(error, raw.locator, _id_of(raw.row), "read"))
+        self.batches.append(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+
+    def finish(self, seed: int) -> Pool:
+        if not self.ids:
+            raise DataError(_nothing_usable(self.rows_in, self.quarantined))
+        ids, made_unique = unique_ids(self.ids, self.contents)
+        kept = limited(ids, self.config.limit, seed)
+        table = pa.Table.from_batches(self.batches, schema=SCHEMA)
+        table = table.set_column(0, "id", pa.array(ids, pa.string()))
+        return Pool(
+            _ordered(table.take(pa.array(kept, pa.int64()))),
+            self.quarantined,
+            self.rows_in,
+            left_out=len(ids) - len(kept),
+            ids_made_unique=made_unique,
+            ids_made=sum(id is None for id in self.ids),
+        )
+
+    def _parse(self, raw: RawRow, root: Path) -> _Parsed | BadRow:
+        if raw.error is not None:
+            return raw.error
+        try:
+            row = parse_row(raw.row, self.config.limits, self.config.source_field)
+            images = tuple(self._image(image, root) for image in row.images)
+        except BadRow as error:
+            return error
+        return _Parsed(row, images)
+
+    def _image(self, image: str | bytes, root: Path) -> _Image:
+        if isinstance(image, str):
+            return _Image(inside(root, image), image, None)
+        name = hashlib.sha256(image).hexdigest()
+        return _Image(self.image_store / name[:2] / name, name, image)
+
+    def _look_at_images(self, parsed: list[_Parsed | BadRow], threads: ThreadPoolExecutor) -> None:
+        """Check each image that is new, many at a time: it is all waiting for storage."""
+        rows = [row for row in parsed if isinstance(row, _Parsed)]
+        new = {image.path: image for row in rows for image in row.images}
+        new = {path: image for path, image in new.items() if path not in self.image_checks}
+        problems = threads.map(self._problem, new.values())
+        self.image_checks.update(zip(new, problems, strict=True))
+
+    def _problem(self, image: _Image) -> BadRow | None:
+        try:
+            check_image(image.path if image.content is None else image.content, self.config.limits)
+        except BadRow as error:
+            return error
+        content = image.content
+        if content is not None and not image.path.exists():
+            atomic.write_with(image.path, lambda temporary: temporary.write_bytes(content))
+        return None
+
+    def _accept(self, raw: RawRow, result: _Parsed | BadRow, file: Path) -> dict[str, Any]:
+        if isinstance(result, BadRow):
+            raise result
+        row, images = result.row, result.images
+        for image in images:
+            problem = self.image_checks[image.path]
+            if problem is not None:
+                raise BadRow(problem.reason, f"{image.name[:200]}: {problem.detail}")
+        content = content_hash(row.turns, [image.name for image in images])
+        if (row.id, content) in self.seen:
+            raise BadRow("duplicate_record", f"same content as an earlier row, id {row.id!r}")
+        self.seen.add((row.id, content))
+        self.ids.append(row.id)
+        self.contents.append(content)
+        return {
+            "id": "",
+            "source": row.source or _source_of(file, row.images),
+            "turns": [{"role": turn.role, "text": turn.text} for turn in row.turns],
+            "images": [str(image.path) for image in images],
+            "locator": raw.locator,
+            "record": raw.record,
+        }
+
+
+def _ordered(table: pa.Table) -> pa.Table:
+    first_image = pa.array(
+        (images[0] if images else None for images in table["images"].to_pylist()), pa.string()
+    )
+    order = pc.sort_indices(
+        pa.table({"image": first_image, "id": table["id"]}),
+        sort_keys=[("image", "ascending"), ("id", "ascending")],
+    )
+    return table.take(order).combine_chunks()
+
+
+def _source_of(file: Path, images: tuple[str | bytes, ...]) -> str:
+    """Where a record says nothing of its source: its file, and the first folder of its image."""
+    if not images:
+        return f"{file.stem}/text"
+    folder = Path(images[0]).parts[0] if isinstance(images[0], str) else ""
+    return f"{file.stem}/{folder}" if folder and folder != images[0] else file.stem
+
+
+def _id_of(row: Any) -> str | None:
+    id = row.get("id") if isinstance(row, dict) else None
+    return id[:200] if isinstance(id, str) else None
+
+
+def _nothing_usable(rows_in: int, quarantined: list[Quarantined]) -> str:
+    if not quarantined:
+        return "the inputs hold no rows: there is nothing to select from."
+    listed = ", ".join(f"{reason} {count}" for reason, count in count_reasons(quarantined).items())
+    first = quarantined[0]
+    return (
+        f"none of the {rows_in} rows is usable ({listed}). "
+        f"First, {first.locator}: {first.detail}; remedy: {first.remedy}."
+    )
+
+
+def _input_path(name: str) -> Path:
+    if name.startswith("package:"):
+        from selfilter_ray.bundled.easy_vqa import packaged_dataset
+
+        return packaged_dataset(name.removeprefix("package:"))
+    return Path(name)
+
+
+def _chunks(rows: Iterable[RawRow], size: int) -> Iterator[list[RawRow]]:
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,104 @@
+"""A trained run as a function: from records to difficulties, without the VLM and without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from selfilter_ray.config import parse_config
+from selfilter_ray.errors import DataError
+from selfilter_ray.features.embedder import build_embedder
+from selfilter_ray.features.extract import OK, TEXT_ONLY, Extractor
+from selfilter_ray.features.shards import features_of
+from selfilter_ray.run_folder import RunFolder
+from selfilter_ray.samples import Sample
+from selfilter_ray.samples.files import table_of
+from selfilter_ray.samples.images import check_image
+from selfilter_ray.samples.parse import parse_row
+from selfilter_ray.samples.paths import inside
+from selfilter_ray.samples.quarantine import REMEDIES, BadRow
+from selfilter_ray.scoring import score_features
+from selfilter_ray.stage1.score_net import load_score_net
+
+
+class Scorer:
+    """Difficulty of samples by the embedder and the score net of a finished run."""
+
+    def __init__(self, run_dir: str | Path, device: str | None = None) -> None:
+        folder = RunFolder(run_dir)
+        folder.require("train")
+        self.config = parse_config(folder.manifest()["config"])
+        self.net, _ = load_score_net(folder.score_net)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        embedder = build_embedder(self.config.featurize.embedder, device)
+        self._extract = Extractor(embedder, self.config.featurize, self.config.data.limits)
+
+    def score(
+        self, samples: Sequence[Sample | Mapping[str, Any]], image_root: str | Path = "."
+    ) -> np.ndarray:
+        """Difficulty of each sample; higher is harder.
+
+        Args:
+            samples: ``Sample`` objects, or records as ``data.inputs`` hold them, whose images are
+                paths.
+            image_root: folder that the image paths of records are relative to.
+
+        Returns:
+            (N,) float32, in the order of the samples.
+
+        Raises:
+            DataError: naming the first sample that cannot be used, and why.
+        """
+        if not samples:
+            return np.zeros(0, np.float32)
+        rows = [self._sample(number, item, image_root) for number, item in enumerate(samples)]
+        features = self._extract(table_of(rows))
+        self._refuse_failures(features)
+        return -score_features(self.net, features_of(features))
+
+    def _sample(
+        self, number: int, item: Sample | Mapping[str, Any], image_root: str | Path
+    ) -> Sample:
+        if isinstance(item, Sample):
+            return item
+        try:
+            row = parse_row(dict(item), self.config.data.limits)
+            images = tuple(self._path(image, Path(image_root).resolve()) for image in row.images)
+        except BadRow as error:
+            raise _refused(number, error) from None
+        return Sample(row.id or str(number), row.source or "", row.turns, images, "", "")
+
+    def _path(self, image: str | bytes, root: Path) -> str:
+        if isinstance(image, bytes):
+            raise BadRow("image_value", "give images as paths here")
+        path = inside(root, image)
+        check_image(path, self.config.data.limits)
+        return str(path)
+
+    def _refuse_failures(self, features: pa.Table) -> None:
+        for number, status in enumerate(features["status"].to_pylist()):
+            if status not in {OK, TEXT_ONLY}:
+                raise _refused(number, BadRow(status, features["detail"][number].as_py()))
+
+
+def load_scorer(run_dir: str | Path, device: str | None = None) -> Scorer:
+    """The scorer of a run whose Stage 1 is finished.
+
+    Args:
+        run_dir: the run's folder.
+        device: for the embedder; a GPU when there is one.
+
+    Raises:
+        ConfigError: when the folder has no finished Stage 1.
+        ArtifactError: when its files are damaged.
+    """
+    return Scorer(run_dir, device)
+
+
+def _refused(number: int, error: BadRow) -> DataError:
+    return DataError(f"sample {number}: {error.detail}; remedy: {REMEDIES[error.reason]}.")

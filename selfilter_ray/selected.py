@@ -1,0 +1,101 @@
+"""The chosen records as files: verbatim, in pick order, in the input's own format."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selfilter_ray import atomic
+from selfilter_ray.run_folder import RunFolder
+from selfilter_ray.samples.files import read_samples
+from selfilter_ray.select import Picks
+from selfilter_ray.stage1.data import samples_of
+
+TEXT_LINES = {".jsonl", ".ndjson"}
+COLUMNS = {".parquet", ".arrow"}
+
+
+def selection_table(ids: np.ndarray, picks: Picks) -> pa.Table:
+    """``selection.parquet``: one row a pick.
+
+    Returns:
+        id, rank (from 0), difficulty_at_pick, penalty, nearest_earlier_id and its similarity (null
+        where no earlier pick pushed it down), penalised_ids and penalised_similarity (what the pick
+        pushed down, nearest first).
+    """
+    none = picks.nearest_earlier < 0
+    nearest = ids[np.where(none, 0, picks.nearest_earlier)] if len(ids) else ids
+    pushed_BK = picks.neighbours_BK
+    known_BK = pushed_BK >= 0
+    return pa.table(
+        {
+            "id": pa.array(ids[picks.indices], pa.string()),
+            "rank": pa.array(np.arange(len(picks.indices), dtype=np.int64)),
+            "difficulty_at_pick": pa.array(picks.difficulty_at_pick),
+            "penalty": pa.array(picks.penalty),
+            "nearest_earlier_id": pa.array(nearest, pa.string(), mask=none),
+            "nearest_earlier_similarity": pa.array(picks.nearest_earlier_similarity, mask=none),
+            "penalised_ids": _lists(ids[pushed_BK[known_BK]], known_BK, pa.string()),
+            "penalised_similarity": _lists(picks.similarity_BK[known_BK], known_BK, pa.float32()),
+        }
+    )
+
+
+def write_selected(folder: RunFolder, ids: Sequence[str]) -> None:
+    """Write ``selected.json`` and ``selected.ids``, and ``selected.jsonl`` or ``selected.parquet``
+    where all inputs have that format."""
+    samples = read_samples(folder.samples, ["id", "locator", "record"])
+    chosen = samples_of(samples, np.array(ids, dtype=object))
+    records = chosen["record"].to_pylist()
+    atomic.write_text(folder.selected_json, "[\n" + ",\n".join(records) + "\n]\n")
+    atomic.write_text(folder.selected_ids, "".join(f"{id}\n" for id in ids))
+    places = [locator.rpartition("#") for locator in chosen["locator"].to_pylist()]
+    formats = {Path(file).suffix.lower() for file, _, _ in places}
+    if formats and formats <= TEXT_LINES:
+        atomic.write_text(
+            folder.path / "selected.jsonl", "".join(f"{record}\n" for record in records)
+        )
+    elif formats and formats <= COLUMNS:
+        rows = [(file, int(row)) for file, _, row in places]
+        atomic.write_table(folder.path / "selected.parquet", _rows_of_files(rows))
+
+
+def _rows_of_files(places: Sequence[tuple[str, int]]) -> pa.Table:
+    """The given rows of the input files, every column, in the given order."""
+    wanted: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for rank, (file, row) in enumerate(places):
+        wanted[file].append((row, rank))
+    pieces: list[pa.Table] = []
+    ranks: list[int] = []
+    for file, pairs in wanted.items():
+        pairs.sort()
+        start = 0
+        for piece in _pieces(Path(file)):
+            here = [(row, rank) for row, rank in pairs if start <= row < start + piece.num_rows]
+            if here:
+                pieces.append(piece.take(pa.array([row - start for row, _ in here])))
+                ranks += [rank for _, rank in here]
+            start += piece.num_rows
+    table = pa.concat_tables(pieces, promote_options="permissive")
+    return table.take(pa.array(np.argsort(ranks)))
+
+
+def _pieces(file: Path) -> Iterator[pa.Table]:
+    if file.suffix.lower() == ".arrow":
+        with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
+            for batch in stream:
+                yield pa.Table.from_batches([batch])
+        return
+    with pq.ParquetFile(file) as parquet:
+        for group in range(parquet.num_row_groups):
+            yield parquet.read_row_group(group)
+
+
+def _lists(values: np.ndarray, known_BK: np.ndarray, kind: pa.DataType) -> pa.ListArray:
+    offsets = np.concatenate([[0], np.cumsum(known_BK.sum(1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values, kind))

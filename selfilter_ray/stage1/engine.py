@@ -1,0 +1,124 @@
+"""DeepSpeed: how a config becomes an engine, and how weights come out of it again.
+
+DeepSpeed is imported here only, inside the functions: it looks for an accelerator on import.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import torch
+
+from selfilter_ray.config import TrainConfig
+from selfilter_ray.stage1.model import Stage1Model
+
+
+def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
+    """DeepSpeed's settings. What ``train.deepspeed`` says is laid over them."""
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "gradient_clipping": config.gradient_clipping,
+        "bf16": {"enabled": config.bf16},
+        "zero_optimization": {"stage": config.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "wall_clock_breakdown": False,
+        "steps_per_print": 2**31,
+    }
+    return _merged(settings, config.deepspeed)
+
+
+def prepare_accelerator() -> None:
+    """Must run before DeepSpeed is first imported: without a GPU it is to use the CPU."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def start_engine(model: Stage1Model, config: TrainConfig, steps: int) -> Any:
+    """A DeepSpeed engine over the model, with one AdamW for VLM and score net.
+
+    Args:
+        steps: optimizer steps of the whole run, for the cosine.
+    """
+    import deepspeed
+
+    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(steps, config.warmup_ratio))
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        config=deepspeed_config(config),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def shards_at_load(config: TrainConfig) -> Any:
+    """For ZeRO-3: while this object lives, ``from_pretrained`` loads each rank's part only."""
+    settings = deepspeed_config(config)
+    if settings["zero_optimization"]["stage"] != 3:
+        return None
+    from transformers.integrations import HfDeepSpeedConfig
+
+    return HfDeepSpeedConfig(settings)
+
+
+def full_weights(engine: Any, frozen: bool) -> dict[str, torch.Tensor]:
+    """Every parameter that learned, or every one, whole, on the CPU. All ranks must call it.
+
+    The score net comes in float32 from the optimizer's own copy, the VLM in its own type.
+    """
+    import deepspeed
+
+    weights: dict[str, torch.Tensor] = {}
+    for name, parameter in engine.module.named_parameters():
+        if not (parameter.requires_grad or frozen):
+            continue
+        with deepspeed.zero.GatheredParameters([parameter]):
+            value = parameter.detach().cpu().clone()
+        if name.startswith("score_net."):
+            value = _master_copy(parameter, value)
+        weights[name] = value
+    return weights
+
+
+def _master_copy(parameter: torch.nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if not hasattr(parameter, "_hp_mapping") and not hasattr(parameter, "ds_id"):
+        return value.float()
+    master = safe_get_full_fp32_param(parameter)
+    return value.float() if master is None else master.detach().float().cpu().view(value.shape)
+
+
+def _groups(model: Stage1Model, config: TrainConfig) -> list[dict[str, Any]]:
+    vlm = [value for value in model.vlm.parameters() if value.requires_grad]
+    net_rate = config.score_net_learning_rate or config.learning_rate
+    groups = [
+        {"params": vlm, "lr": config.learning_rate, "weight_decay": config.weight_decay},
+        {"params": list(model.score_net.parameters()), "lr": net_rate, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _cosine(steps: int, warmup_ratio: float) -> Any:
+    warmup = math.ceil(steps * warmup_ratio)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        progress = (step - warmup) / max(1, steps - warmup)
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+    return factor
+
+
+def _merged(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in extra.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged

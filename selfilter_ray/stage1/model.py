@@ -1,0 +1,142 @@
+"""The VLM and the score net as one module, so that one optimizer trains both.
+
+Shapes: B batch, T tokens, V vocabulary, D features, P pictures of the batch.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from selfilter_ray.config import LoraConfig, TrainConfig
+from selfilter_ray.errors import ConfigError
+from selfilter_ray.stage1.loss import combine, sample_losses
+from selfilter_ray.stage1.score_net import ScoreNet
+
+LINEAR_LAYERS = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+@dataclass
+class Batch:
+    """One micro-batch. ``rows`` are the samples' numbers in the pool sorted by id."""
+
+    rows: torch.Tensor
+    input_ids_BT: torch.Tensor
+    attention_mask_BT: torch.Tensor
+    labels_BT: torch.Tensor
+    pixels_PCHW: torch.Tensor | None
+    features_BD: torch.Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = {
+            name: value.to(device) if isinstance(value, torch.Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return Batch(**moved)
+
+
+@dataclass
+class StepLosses:
+    """What one forward pass yields: the loss to minimise and the parts it was made of."""
+
+    loss: torch.Tensor
+    loss_sum_B: torch.Tensor
+    tokens_B: torch.Tensor
+    z_B: torch.Tensor
+
+
+class Stage1Model(torch.nn.Module):
+    """Forward gives the weighted loss of a batch."""
+
+    def __init__(
+        self, vlm: LlavaForConditionalGeneration, score_net: ScoreNet, config: TrainConfig
+    ) -> None:
+        super().__init__()
+        self.vlm: Any = _with_trainable_parts(vlm, config)
+        self.score_net = score_net
+        self.loss_reduction = config.loss_reduction
+        self.weight_scope = config.weight_scope
+        size = vlm.config.vision_config.image_size
+        self._blank_shape = (1, 3, size, size)
+
+    def forward(self, batch: Batch) -> StepLosses:
+        logits_BTV = self._logits(batch)
+        loss_sum_B, tokens_B = sample_losses(logits_BTV, batch.labels_BT)
+        z_B = self.score_net(batch.features_BD)
+        loss = combine(loss_sum_B, tokens_B, z_B, self.loss_reduction, self.weight_scope)
+        return StepLosses(loss, loss_sum_B.detach(), tokens_B, z_B.detach())
+
+    def _logits(self, batch: Batch) -> torch.Tensor:
+        if batch.pixels_PCHW is not None:
+            output = self.vlm(
+                input_ids=batch.input_ids_BT,
+                attention_mask=batch.attention_mask_BT,
+                pixel_values=batch.pixels_PCHW.to(self._dtype()),
+                use_cache=False,
+            )
+            return output.logits
+        return self._text_only_logits(batch)
+
+    def _text_only_logits(self, batch: Batch) -> torch.Tensor:
+        # The projector still runs, on a blank picture that counts nothing: under ZeRO every rank
+        # must gather the same parameters, whatever its batch holds.
+        blank = torch.zeros(
+            self._blank_shape, dtype=self._dtype(), device=batch.input_ids_BT.device
+        )
+        features = self.vlm.get_image_features(pixel_values=blank).pooler_output
+        embeddings_BTH = self.vlm.get_input_embeddings()(batch.input_ids_BT)
+        output = self.vlm(
+            inputs_embeds=embeddings_BTH + 0.0 * torch.cat(list(features)).sum(),
+            attention_mask=batch.attention_mask_BT,
+            use_cache=False,
+        )
+        return output.logits
+
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.vlm.get_input_embeddings().weight.dtype
+        return dtype
+
+
+def _with_trainable_parts(
+    vlm: LlavaForConditionalGeneration, config: TrainConfig
+) -> torch.nn.Module:
+    """Freeze what is not to learn; add the adapters when they are asked for."""
+    parts = config.trainable
+    projector = vlm.model.multi_modal_projector
+    vlm.requires_grad_(False)
+    vlm.model.language_model.requires_grad_(parts.language_model == "full")
+    vlm.lm_head.requires_grad_(parts.language_model == "full")
+    vlm.model.vision_tower.requires_grad_(parts.vision_tower)
+    projector.requires_grad_(parts.projector)
+    if vlm.config.projector_hidden_act == "linear":
+        projector.linear_2.requires_grad_(False)  # the identity of a one-layer projector
+    if config.gradient_checkpointing:
+        vlm.gradient_checkpointing_enable({"use_reentrant": False})
+    if parts.language_model != "lora":
+        return vlm
+    learning = {name for name, value in vlm.named_parameters() if value.requires_grad}
+    adapted = _with_lora(vlm, config.lora)
+    for name, value in adapted.named_parameters():
+        if name.removeprefix("base_model.model.") in learning:
+            value.requires_grad_(True)
+    return adapted
+
+
+def _with_lora(vlm: LlavaForConditionalGeneration, config: LoraConfig) -> torch.nn.Module:
+    try:
+        from peft import LoraConfig as PeftLora
+        from peft import get_peft_model
+    except ImportError:
+        raise ConfigError(
+            "train.trainable.language_model: lora needs selfilter-ray[lora]."
+        ) from None
+    pattern = re.compile(rf"model\.language_model\..*\.{LINEAR_LAYERS}$")
+    targets = [name for name, _ in vlm.named_modules() if pattern.match(name)]
+    adapter = PeftLora(
+        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets
+    )
+    return get_peft_model(vlm, adapter)

@@ -1,0 +1,50 @@
+"""What Stage 1 leaves: score net, trained weights and sample statistics, free of the world size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save_file
+
+from selfilter_ray.stage1.score_net import save_score_net
+from selfilter_ray.stage1.statistics import SampleStatistics
+
+if TYPE_CHECKING:
+    from selfilter_ray.stage1.trainer import Trainer
+
+
+def save_outputs(
+    trainer: Trainer, weights: dict[str, torch.Tensor], statistics: SampleStatistics
+) -> None:
+    """Write ``score_net.safetensors``, ``vlm/`` and ``sample_statistics.parquet``.
+
+    ``vlm/`` is a folder that transformers loads; with adapters it holds those, and what
+    else learned in ``beside_adapters.safetensors``.
+    """
+    folder, config = trainer.paths.output, trainer.config.train
+    save_score_net(
+        folder / "score_net.safetensors",
+        weights["score_net.linear.weight"],
+        {"loss_reduction": config.loss_reduction, "weight_scope": config.weight_scope},
+    )
+    statistics.write(folder / "sample_statistics.parquet", trainer.data.features.ids)
+    if config.save_vlm:
+        save_vlm(trainer, weights)
+
+
+def save_vlm(trainer: Trainer, weights: dict[str, torch.Tensor]) -> None:
+    """The trained VLM with its tokenizer and image processor."""
+    folder = trainer.paths.output / "vlm"
+    vlm = trainer.engine.module.vlm
+    state = {
+        name.removeprefix("vlm."): value
+        for name, value in weights.items()
+        if name.startswith("vlm.")
+    }
+    vlm.save_pretrained(folder, state_dict=state)
+    if trainer.config.train.trainable.language_model == "lora":
+        beside = {name: value for name, value in state.items() if "lora_" not in name}
+        save_file(beside, folder / "beside_adapters.safetensors")
+    trainer.data.tokenizer.save_pretrained(folder)
+    trainer.data.processor.save_pretrained(folder)

@@ -1,0 +1,28 @@
+"""What a finished Stage 1 says about its difficulties."""
+
+from __future__ import annotations
+
+import pyarrow.parquet as pq
+
+from selfilter_ray.features.shards import load_features
+from selfilter_ray.run_folder import RunFolder
+from selfilter_ray.scoring import score_features
+from selfilter_ray.stage1.score_net import load_score_net
+from selfilter_ray.stage1.statistics import rank_correlation
+
+
+def correlations(folder: RunFolder) -> dict[str, float | None]:
+    """Spearman's rho of difficulty with the answer's length and with the sample's mean loss.
+
+    A high one with the length says that the score net learned to tell long answers from short
+    ones: ``loss_reduction: mean`` is the remedy.
+    """
+    net, _ = load_score_net(folder.score_net)
+    difficulty_M = -score_features(net, load_features(folder.features).features_ND)
+    statistics = pq.read_table(folder.sample_statistics)
+    tokens_M = statistics["answer_tokens"].to_numpy().astype(float)
+    loss_M = statistics["train_loss"].to_numpy(zero_copy_only=False).astype(float)
+    return {
+        "difficulty_answer_length": rank_correlation(difficulty_M, tokens_M),
+        "difficulty_loss": rank_correlation(difficulty_M, loss_M),
+    }

@@ -1,0 +1,136 @@
+"""When a stage counts as finished: the key of everything that its result depends on.
+
+A key is made of the stage's settings and the key of the stage before it, so a change reaches all
+that follows and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from selfilter_ray.config import Config
+from selfilter_ray.errors import ConfigError
+from selfilter_ray.run_folder import STAGES, RunFolder, stage_key
+
+# Finished work of these stages is never thrown away unasked.
+EXPENSIVE = ("featurize", "train")
+
+
+class StageKeys:
+    """The wanted key of every stage, against those of the manifest."""
+
+    def __init__(self, config: Config, inputs: Sequence[dict[str, Any]], folder: RunFolder) -> None:
+        self.config, self.folder = config, folder
+        self.settings = _settings(config)
+        self._keys: dict[str, str] = {}
+        before = stage_key([(Path(item["path"]).name, item["sha256"]) for item in inputs])
+        for stage in STAGES:
+            before = self._keys[stage] = stage_key(before, self.settings[stage])
+
+    def __getitem__(self, stage: str) -> str:
+        return self._keys[stage]
+
+    def is_finished(self, stage: str) -> bool:
+        """Whether the folder holds the stage's result for these inputs and settings."""
+        record = self.folder.finished(stage)
+        current = record is not None and record.get("key") == self[stage]
+        return current and all(path.exists() for path in _outputs(self.folder)[stage])
+
+    def require_before(self, stage: str) -> None:
+        """A stage can only follow finished ones.
+
+        Raises:
+            ConfigError: naming the stage that is missing.
+        """
+        for earlier in STAGES[: STAGES.index(stage)]:
+            if not self.is_finished(earlier):
+                raise ConfigError(
+                    f"{stage} needs {earlier} to be finished in {self.folder.path} with these "
+                    f"settings: run {earlier} first, or all of it with run."
+                )
+
+    def refuse_loss(self, stages: Sequence[str], redo: bool) -> None:
+        """Stop before finished features or training of other settings would be overwritten.
+
+        Raises:
+            ConfigError: with the settings that differ.
+        """
+        for stage in EXPENSIVE:
+            record = self.folder.finished(stage)
+            if redo or stage not in stages or record is None or record.get("key") == self[stage]:
+                continue
+            raise ConfigError(
+                f"{self.folder.path} holds a finished {stage} of other settings "
+                f"({self._differences(stage)}). Give another run_dir, or --redo to overwrite it."
+            )
+
+    def finish(self, stage: str, record: dict[str, Any]) -> None:
+        """Put the stage's record into the manifest; later stages are no longer finished."""
+        manifest = self.folder.manifest()
+        kept = {name: manifest["stages"][name] for name in STAGES if name in manifest["stages"]}
+        kept[stage] = {"key": self[stage], "settings": self.settings[stage], **record}
+        manifest["stages"] = {name: kept[name] for name in STAGES if name in kept}
+        manifest["config"] = self.config.model_dump(mode="json")
+        manifest["counts"] = _counts(self.folder, manifest["stages"])
+        if "model" in record:
+            manifest.setdefault("models", {})["embedder"] = record["model"]
+        self.folder.save_manifest(manifest)
+
+    def _differences(self, stage: str) -> str:
+        changed = []
+        for earlier in STAGES[: STAGES.index(stage) + 1]:
+            record = self.folder.finished(earlier) or {}
+            old, new = _flat(record.get("settings", {})), _flat(self.settings[earlier])
+            changed += [
+                f"{name}: {old.get(name)} -> {new.get(name)}"
+                for name in sorted(old.keys() | new.keys())
+                if old.get(name) != new.get(name)
+            ]
+        return ", ".join(dict.fromkeys(changed)) or "the input files have changed"
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What each stage's result depends on, beside the stage before it."""
+    seed = config.seed
+    data = config.data.result_fields()
+    return {
+        "read": {"data": data, "seed": seed if config.data.limit else None},
+        "featurize": {"featurize": config.featurize.result_fields()},
+        "train": {"train": config.train.result_fields(), "seed": seed},
+        "score": {},
+        "select": {"select": config.select.result_fields()},
+        "report": {"report": config.report.result_fields()},
+    }
+
+
+def _outputs(folder: RunFolder) -> dict[str, list[Path]]:
+    return {
+        "read": [folder.samples / "part-00000.parquet", folder.read_quarantine],
+        "featurize": [folder.features / "shard-00000.parquet", folder.quarantine],
+        "train": [folder.score_net, folder.sample_statistics],
+        "score": [folder.scores],
+        "select": [folder.selection, folder.selected_json, folder.selected_ids],
+        "report": [folder.report],
+    }
+
+
+def _counts(folder: RunFolder, stages: dict[str, Any]) -> dict[str, Any]:
+    """Rows in, out and quarantined by reason, over read and featurize."""
+    from selfilter_ray.samples.quarantine import count_reasons, read_quarantine
+
+    counts = dict(stages["read"]["counts"])
+    if "featurize" in stages:
+        counts["out"] = stages["featurize"]["usable"]
+        counts["quarantined"] = count_reasons(read_quarantine(folder.quarantine))
+    return counts
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
+    if not isinstance(tree, dict):
+        return {prefix.rstrip("."): str(tree)}
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.")
+    return flat
