@@ -184,3 +184,7 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], red
     terminal.summary(manifest)
     if pipeline.folder.finished("report"):
         print(f"report: {pipeline.folder.report}")
+
+
+if __name__ == "__main__":
+    main()

@@ -7,9 +7,10 @@ A config is a YAML file. ``${NAME}`` and ``${NAME:-default}`` take values from t
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -25,7 +26,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 class Strict(BaseModel):
     """A config section. Fields named in ``speed_only`` cannot change a result, only its cost."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
     speed_only: ClassVar[frozenset[str]] = frozenset()
 
     def result_fields(self) -> dict[str, Any]:
@@ -338,11 +341,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config {path} is not UTF-8 text (byte {error.start})") from None
     try:
         tree = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except Exception as error:  # a date or tag with a wrong value raises types of its own
         raise ConfigError(f"config {path} is not YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"config {path} must be a mapping with run_dir and data")
-    expanded = _expand(tree, str(path))
+    try:
+        expanded = _expand(tree, str(path), itertools.count())
+    except RecursionError:
+        raise ConfigError(f"config {path} is nested too deeply, or in itself") from None
     assert isinstance(expanded, dict)
     return expanded
 
@@ -350,11 +356,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-def _expand(node: Any, where: str) -> Any:
+_MAX_VALUES = 100_000  # aliases of aliases multiply: a few lines can stand for billions
+
+
+def _expand(node: Any, where: str, counter: Iterator[int]) -> Any:
+    if next(counter) > _MAX_VALUES:
+        raise ConfigError(f"{where}: more than {_MAX_VALUES} values; check its aliases.")
     if isinstance(node, dict):
-        return {key: _expand(value, f"{where}: {key}") for key, value in node.items()}
+        return {key: _expand(value, f"{where}: {key}", counter) for key, value in node.items()}
     if isinstance(node, list):
-        return [_expand(value, where) for value in node]
+        return [_expand(value, where, counter) for value in node]
     if isinstance(node, str):
         return _VARIABLE.sub(lambda match: _variable(match, where), node)
     return node
@@ -383,8 +394,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         node = child
     try:
         node[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: the value is not YAML") from None
+    except Exception:  # see _read_yaml
+        raise ConfigError(f"--set {override[:200]!r}: the value is not YAML") from None
 
 
 def _explain(error: ValidationError) -> str:
@@ -416,7 +427,7 @@ def _field_path(location: Sequence[str | int]) -> list[str | int]:
 _UNION_MEMBERS: dict[str | int, frozenset[str]] = {
     "embedder": frozenset({"open_clip", "bundled"}),
     "vlm": frozenset({"pretrained", "assembled", "scratch"}),
-    "vision": frozenset({"str", "VisionConfig"}),
+    "vision": frozenset({"str", "function-after[_whole_patches(), VisionConfig]"}),
     "actors": frozenset({"constrained-int", "tuple[constrained-int, constrained-int]"}),
 }
 

@@ -58,10 +58,13 @@ class RunFolder:
                 f"run_dir {self.path} cannot be written: {error.strerror}. Choose another run_dir."
             ) from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"another process is working in {self.path}: wait for it."
+                ) from None
             yield
-        except BlockingIOError:
-            raise ConfigError(f"another process is working in {self.path}: wait for it.") from None
         finally:
             os.close(descriptor)
 
@@ -75,7 +78,7 @@ class RunFolder:
             manifest = json.loads(self.manifest_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {"format": FORMAT, "stages": {}}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArtifactError(
                 f"{self.manifest_file} cannot be read ({error}): remove it to start over."
             ) from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,13 +31,14 @@ def connected(config: RayConfig) -> Iterator[None]:
         yield
         return
     try:
-        ray.init(
-            address="local" if local else config.address,
-            num_cpus=config.num_cpus if local else None,
-            include_dashboard=False if local else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _native_messages_aside():
+            ray.init(
+                address="local" if local else config.address,
+                num_cpus=config.num_cpus if local else None,
+                include_dashboard=False if local else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"Ray at {config.address or 'local'} does not answer: {error}") from error
     _quiet()
@@ -59,6 +62,26 @@ def _prepare_local() -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's C++ part writes to the terminal, about its own libraries' actors among other things.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+
+@contextmanager
+def _native_messages_aside() -> Iterator[None]:
+    """Show what Ray's C++ part writes to the terminal only when the block fails."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            aside.seek(0)
+            os.write(terminal, aside.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _quiet() -> None:

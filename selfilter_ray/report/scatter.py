@@ -12,6 +12,7 @@ from selfilter_ray.report.tables import RunTables
 
 POOL_POINTS, CHOSEN_POINTS = 1000, 500
 WIDE_RANGE = 20.0
+JITTER = 0.3  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,16 @@ def _length_axis(tokens: Floats) -> Axis:
     low, high = max(1.0, float(tokens.min())), max(1.0, float(tokens.max()))
     if high / low >= WIDE_RANGE:
         return log_axis("answer tokens, logarithmic", low, high)
-    return linear_axis("answer tokens", float(tokens.min()), high)
+    # Lengths are whole numbers: so are the ticks, with room for the jitter at both ends.
+    first, last = float(tokens.min()) - 1.0, high + 1.0
+    return linear_axis("answer tokens", first, last, min(5, int(last - first)))
 
 
 def _path(x: Axis, y: Axis, tables: RunTables, rows: NDArray[np.int64]) -> str:
     tokens = tables.answer_tokens[rows]
-    across = x.at(np.maximum(tokens, 1.0) if x.logarithmic else tokens)
+    # Few distinct lengths would hide each other's points on one line.
+    aside = np.random.default_rng(len(rows)).uniform(-JITTER, JITTER, len(rows))
+    across = x.at(np.maximum(tokens, 1.0) if x.logarithmic else tokens + aside)
     down = 100.0 - y.at(tables.difficulty[rows])
     return "".join(
         f"M{round(10 * left)} {round(10 * top)}h0" for left, top in zip(across, down, strict=True)

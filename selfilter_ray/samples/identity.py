@@ -16,6 +16,11 @@ def content_hash(turns: Sequence[Turn], images: Sequence[str]) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def made_id(content: str) -> str:
+    """The id of a record that has none, from its content hash."""
+    return f"sha256-{content[:32]}"
+
+
 def unique_ids(ids: Sequence[str | None], contents: Sequence[str]) -> tuple[list[str], int]:
     """An id for each record, unique in the pool.
 
@@ -30,7 +35,7 @@ def unique_ids(ids: Sequence[str | None], contents: Sequence[str]) -> tuple[list
         The ids, and how many of them were given a suffix.
     """
     pairs = list(zip(ids, contents, strict=True))
-    named = [id if id is not None else f"sha256-{content[:32]}" for id, content in pairs]
+    named = [id if id is not None else made_id(content) for id, content in pairs]
     shared = {id for id, count in Counter(named).items() if count > 1}
     unique = [
         f"{id}~{content[:16]}" if id in shared else id

@@ -15,7 +15,10 @@ from selfilter_ray.samples.quarantine import BadRow
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRUCTURE = re.compile(r'["\[\]{},]')
-_STRING_END = re.compile(r'(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRING_END = re.compile(r'(?:[^"\\]++|\\.)*+"', re.DOTALL)  # possessive: keeps no way back
+# Each error of Python's decoder counts the lines of the whole file up to it. After this many,
+# elements are cut out before they are decoded: slower for good ones, but never quadratic.
+_MANY_ERRORS = 64
 
 
 class _NotFiniteError(Exception):
@@ -69,12 +72,16 @@ def iterate_list(text: str, name: str) -> Iterator[tuple[str, Any, BadRow | None
     position = _skip_space(text, position + 1)
     if text[position : position + 1] == "]":
         raise DataError(f"{name} is an empty list: there is nothing to select from.")
+    errors = 0
     while True:
-        row, end, error = _decoded(text, position)
-        after = _skip_space(text, end)
-        if error is not None or text[after : after + 1] not in {",", "]"}:
+        after = position
+        if errors < _MANY_ERRORS:
+            row, end, error = _decoded(text, position)
+            after = end if error else _skip_space(text, end)
+        if after == position or text[after : after + 1] not in {",", "]"}:
             after = _element_end(text, position, name)
             row, error = decode_row(text[position:after])
+            errors += error is not None
         yield text[position:after].rstrip(), row, error
         position = after
         if text[position] == "]":

@@ -102,7 +102,8 @@ def _checked_turns(raw_turns: Iterator[tuple[Any, Any]], limits: LimitsConfig) -
             raise BadRow("too_many_turns", f"more than {limits.turns} turns")
         role = ROLES.get(raw_role) if isinstance(raw_role, str) else None
         if role is None:
-            raise BadRow("role_unknown", f"turn {len(turns)}: role {str(raw_role)[:80]!r}")
+            shown = raw_role[:80] if isinstance(raw_role, str) else type(raw_role).__name__
+            raise BadRow("role_unknown", f"turn {len(turns)}: role {shown!r}")
         text = _text(content, len(turns))
         size += len(text.encode())
         if size > limits.text_bytes:
@@ -145,12 +146,20 @@ def _images(row: dict[str, Any]) -> Iterator[str | bytes]:
             continue
         if isinstance(image, dict):
             image = image.get("bytes") or image.get("path")
-        if isinstance(image, str) and image and "\0" not in image:
+        if isinstance(image, str) and image and "\0" not in image and _is_utf8(image):
             yield image
         elif isinstance(image, bytes | bytearray) and image:
             yield bytes(image)
         else:
-            raise BadRow("image_value", f"image is {type(image).__name__}")
+            raise BadRow("image_value", f"not a usable path or bytes: {type(image).__name__}")
+
+
+def _is_utf8(text: str) -> bool:
+    # A lone surrogate can name a file (as an undecodable byte), but no table can hold it.
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _with_marks(turns: tuple[Turn, ...], images: int) -> tuple[Turn, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from selfilter_ray import atomic
 from selfilter_ray.config import DataConfig
 from selfilter_ray.errors import DataError
 from selfilter_ray.samples.files import SCHEMA
-from selfilter_ray.samples.identity import content_hash, limited, unique_ids
+from selfilter_ray.samples.identity import content_hash, limited, made_id, unique_ids
 from selfilter_ray.samples.images import check_image
 from selfilter_ray.samples.parse import ParsedRow, parse_row
 from selfilter_ray.samples.paths import inside
@@ -127,7 +128,8 @@ class _Reading:
     contents: list[str] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
     image_checks: dict[Path, BadRow | None] = field(default_factory=dict)
-    seen: set[tuple[str | None, str]] = field(default_factory=set)
+    first_rows: dict[tuple[str, str], int] = field(default_factory=dict)
+    repeats: defaultdict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def take(self, chunk: list[RawRow], file: Path, threads: ThreadPoolExecutor) -> None:
         root = Path(self.config.image_root or file.parent).resolve()
@@ -145,18 +147,40 @@ class _Reading:
     def finish(self, seed: int) -> Pool:
         if not self.ids:
             raise DataError(_nothing_usable(self.rows_in, self.quarantined))
-        ids, made_unique = unique_ids(self.ids, self.contents)
-        kept = limited(ids, self.config.limit, seed)
         table = pa.Table.from_batches(self.batches, schema=SCHEMA)
-        table = table.set_column(0, "id", pa.array(ids, pa.string()))
+        single = self._drop_repeats(table)
+        input_ids = [self.ids[row] for row in single]
+        ids, made_unique = unique_ids(input_ids, [self.contents[row] for row in single])
+        kept = limited(ids, self.config.limit, seed)
+        table = table.take(pa.array((single[place] for place in kept), pa.int64()))
+        table = table.set_column(0, "id", pa.array((ids[place] for place in kept), pa.string()))
         return Pool(
-            _ordered(table.take(pa.array(kept, pa.int64()))),
+            _ordered(table),
             self.quarantined,
             self.rows_in,
             left_out=len(ids) - len(kept),
             ids_made_unique=made_unique,
-            ids_made=sum(id is None for id in self.ids),
+            ids_made=sum(id is None for id in input_ids),
         )
+
+    def _drop_repeats(self, table: pa.Table) -> list[int]:
+        """Quarantine all but one of equal records, and return the rows that stay.
+
+        Which one stays is decided by what the rows say, not by the order of the input.
+        """
+        groups = [[first, *others] for first, others in self.repeats.items()]
+        rows = [row for group in groups for row in group]
+        columns = ["record", "source", "images", "locator"]
+        values = table.select(columns).take(pa.array(rows, pa.int64())).to_pylist()
+        said = {row: tuple(value.values()) for row, value in zip(rows, values, strict=True)}
+        dropped: set[int] = set()
+        for group in groups:
+            kept, *others = sorted(group, key=lambda row: said[row])
+            for row in others:
+                error = BadRow("duplicate_record", f"same content as {said[kept][-1]}")
+                self.quarantined.append(Quarantined.of(error, said[row][-1], self.ids[row], "read"))
+            dropped.update(others)
+        return [row for row in range(len(self.ids)) if row not in dropped]
 
     def _parse(self, raw: RawRow, root: Path) -> _Parsed | BadRow:
         if raw.error is not None:
@@ -201,9 +225,10 @@ class _Reading:
             if problem is not None:
                 raise BadRow(problem.reason, f"{image.name[:200]}: {problem.detail}")
         content = content_hash(row.turns, [image.name for image in images])
-        if (row.id, content) in self.seen:
-            raise BadRow("duplicate_record", f"same content as an earlier row, id {row.id!r}")
-        self.seen.add((row.id, content))
+        number = len(self.ids)
+        first = self.first_rows.setdefault((row.id or made_id(content), content), number)
+        if first != number:
+            self.repeats[first].append(number)
         self.ids.append(row.id)
         self.contents.append(content)
         return {

@@ -52,10 +52,11 @@ def data_files(path: Path) -> list[Path]:
         raise DataError(f"input {path} does not exist: correct data.inputs.")
     if (path / "dataset_dict.json").is_file():
         splits = _json_field(path / "dataset_dict.json", "splits")
-        return [file for split in splits for file in data_files(path / str(split))]
+        return [file for split in splits for file in data_files(_child(path, split))]
     if (path / "state.json").is_file():
         parts = _json_field(path / "state.json", "_data_files")
-        return [path / Path(str(part["filename"])).name for part in parts]
+        names = [part.get("filename") if isinstance(part, dict) else None for part in parts]
+        return [_child(path, name) for name in names]
     for pattern in ("**/*.parquet", "**/metadata.jsonl", "**/*.jsonl", "**/*.ndjson", "**/*.json"):
         files = sorted(file for file in path.glob(pattern) if file.is_file())
         if files:
@@ -63,6 +64,13 @@ def data_files(path: Path) -> list[Path]:
     raise DataError(
         f"folder {path} holds no data: expected a Hugging Face dataset, parquet, JSONL or JSON."
     )
+
+
+def _child(folder: Path, name: Any) -> Path:
+    """A file or folder that a dataset names: directly below it, never elsewhere."""
+    if not isinstance(name, str) or "\0" in name or Path(name).name in {"", ".."}:
+        raise DataError(f"{folder} is damaged: it names a part {name!r}.")
+    return folder / Path(name).name
 
 
 def read_rows(file: Path) -> Iterator[RawRow]:
@@ -108,7 +116,7 @@ def _read_jsonl(file: Path) -> Iterator[RawRow]:
                 )
                 continue
             row, bad = decode_row(record)
-            yield RawRow(locator, row, record, bad)
+            yield RawRow(locator, _with_image(row), record, bad)
 
 
 def _read_parquet(file: Path) -> Iterator[RawRow]:
@@ -139,7 +147,7 @@ def _read_arrow(file: Path) -> Iterator[RawRow]:
 
 def _plain_columns(schema: pa.Schema, file: Path) -> list[str]:
     # Extension types are left alone: some of them unpickle their values.
-    plain = [field.name for field in schema if not isinstance(field.type, pa.BaseExtensionType)]
+    plain = [field.name for field in schema if not _holds_extension(field.type)]
     if not any(name in plain for name in TURN_COLUMNS):
         raise DataError(
             f"{file} has no column {', '.join(TURN_COLUMNS[:-1])} or {TURN_COLUMNS[-1]} "
@@ -148,16 +156,30 @@ def _plain_columns(schema: pa.Schema, file: Path) -> list[str]:
     return plain
 
 
+def _holds_extension(type: pa.DataType) -> bool:
+    if isinstance(type, pa.BaseExtensionType):
+        return True
+    inner = [type.field(number).type for number in range(type.num_fields)]
+    if isinstance(type, pa.DictionaryType):
+        inner.append(type.value_type)
+    return any(_holds_extension(part) for part in inner)
+
+
+def _with_image(row: Any) -> Any:
+    """Image folders call the image ``file_name``."""
+    if isinstance(row, dict) and "image" not in row and "images" not in row and "file_name" in row:
+        return {**row, "image": row["file_name"]}
+    return row
+
+
 def _arrow_rows(batches: Iterator[pa.RecordBatch], file: Path) -> Iterator[RawRow]:
     number = 0
     try:
         for batch in batches:
             for row in batch.to_pylist():
-                if "image" not in row and "images" not in row and "file_name" in row:
-                    row["image"] = row["file_name"]
-                yield RawRow(f"{file}#{number}", row, _json_of(row))
+                yield RawRow(f"{file}#{number}", _with_image(row), _json_of(row))
                 number += 1
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # also dates Python lacks
         raise DataError(f"{file} is damaged after row {number}: {error}") from None
 
 

@@ -143,7 +143,7 @@ class _Neighbours:
         norm_N = np.sqrt(np.einsum("nd,nd->n", features_ND, features_ND, dtype=np.float64))
         scale_N = np.divide(1.0, norm_N, out=np.zeros_like(norm_N), where=norm_N > 0)
         self.unit_ND = (features_ND * scale_N[:, None]).astype(np.float32)
-        self._exact_norms: dict[int, float] = {}
+        self._squares: dict[int, float] = {}
         # Bound of the float32 product's error against the true cosine.
         self.margin = float(np.finfo(np.float32).eps) * (features_ND.shape[1] + 4)
 
@@ -166,13 +166,14 @@ class _Neighbours:
         return rows[rough >= kth - 2.0 * self.margin]
 
     def _cosine(self, first: int, second: int) -> float:
-        norms = self._norm(first) * self._norm(second)
+        # One root over both norms: the cosine of equal rows is then 1 and not a bit beside it.
+        norms = math.sqrt(self._square(first) * self._square(second))
         return self._dot(first, second) / norms if norms > 0.0 else 0.0
 
-    def _norm(self, row: int) -> float:
-        if row not in self._exact_norms:
-            self._exact_norms[row] = math.sqrt(self._dot(row, row))
-        return self._exact_norms[row]
+    def _square(self, row: int) -> float:
+        if row not in self._squares:
+            self._squares[row] = self._dot(row, row)
+        return self._squares[row]
 
     def _dot(self, first: int, second: int) -> float:
         # Products of two float32 are exact in float64, and fsum rounds their sum once.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,9 +33,15 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
 
 
 def prepare_accelerator() -> None:
-    """Must run before DeepSpeed is first imported: without a GPU it is to use the CPU."""
+    """Must run before DeepSpeed is first imported: without a GPU it is to use the CPU.
+
+    Its operators are compiled on first use, by the ninja that was installed beside this Python.
+    """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    beside = str(Path(sys.executable).parent)
+    if beside not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
 
 
 def start_engine(model: Stage1Model, config: TrainConfig, steps: int) -> Any:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 
+from transformers.utils.logging import disable_progress_bar
+
 from selfilter_ray.config import Config
 from selfilter_ray.run_folder import RunFolder
 from selfilter_ray.samples.files import iterate_samples, read_samples
 from selfilter_ray.stage1.data import Batches
+from selfilter_ray.stage1.engine import prepare_accelerator
 from selfilter_ray.stage1.vlm import prepare_vlm
 
 
@@ -17,6 +20,8 @@ def prepare_model(config: Config, folder: RunFolder) -> str:
     folder.stage1.mkdir(parents=True, exist_ok=True)
     if target.exists():
         return str(target)
+    prepare_accelerator()
+    disable_progress_bar()
     part = target.with_name("initial_vlm.part")
     shutil.rmtree(part, ignore_errors=True)
     samples = read_samples(folder.samples, ["id", "turns"]).sort_by("id")

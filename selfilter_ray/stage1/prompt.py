@@ -38,11 +38,16 @@ class Encoded(NamedTuple):
 def vicuna_v1(turns: Sequence[Turn], end: str) -> list[Segment]:
     """LLaVA's conversation for Vicuna v1: one system sentence, USER and ASSISTANT in capitals."""
     system = " ".join(turn.text for turn in turns if turn.role == SYSTEM) or VICUNA_SYSTEM
-    return [Segment(system + " ", False), *plain(turns, end)]
+    return [Segment(system + " ", False), *_dialogue(turns, end)]
 
 
 def plain(turns: Sequence[Turn], end: str) -> list[Segment]:
-    """USER and ASSISTANT without a system sentence."""
+    """USER and ASSISTANT without a system sentence; its pictures stay, for the model gets them."""
+    marks = sum(turn.text.count(IMAGE_TOKEN) for turn in turns if turn.role == SYSTEM)
+    return [Segment(f"{IMAGE_TOKEN}\n" * marks, False), *_dialogue(turns, end)]
+
+
+def _dialogue(turns: Sequence[Turn], end: str) -> list[Segment]:
     segments = []
     for turn in turns:
         if turn.role == ASSISTANT:
@@ -97,8 +102,10 @@ def encode(
         text += piece
     encoding = tokenizer(text, return_offsets_mapping=True, verbose=False)
     ids: list[int] = encoding["input_ids"]
+    image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     labels = _labels(ids, encoding["offset_mapping"], spans)
-    end = max(max_length, _last(ids, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)) + 1)
+    labels = [IGNORED if label == image else label for label in labels]  # no word to be learnt
+    end = max(max_length, _last(ids, image) + 1)
     return Encoded(ids[:end], labels[:end])
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: each module measures two things in one run and stores their ratio."""

