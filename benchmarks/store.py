@@ -14,9 +14,9 @@ from selfilter_ray import atomic, provenance
 RESULTS = Path(__file__).parent / "results"
 
 
-def store_result(name: str, measured: dict[str, Any]) -> Path:
-    """Write ``results/<name>.json`` and print it."""
-    path = RESULTS / f"{name}.json"
+def store_result(name: str, measured: dict[str, Any], variant: str | None = None) -> Path:
+    """Write ``results/<variant or name>.json`` and print it."""
+    path = RESULTS / f"{variant or name}.json"
     result = {
         "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -82,13 +82,14 @@ class RunFolder:
             raise ArtifactError(
                 f"{self.manifest_file} cannot be read ({error}): remove it to start over."
             ) from None
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("stages"), dict):
-            raise ArtifactError(f"{self.manifest_file} is not a manifest: remove it to start over.")
-        if manifest.get("format") != FORMAT:
+        format = manifest.get("format") if isinstance(manifest, dict) else None
+        if isinstance(format, int) and format != FORMAT:  # first: the rest may look different
             raise ArtifactError(
-                f"{self.manifest_file} has format {manifest.get('format')}, this version reads "
+                f"{self.manifest_file} has format {format}, this version reads "
                 f"{FORMAT}: use the version that wrote it, or another run_dir."
             )
+        if format is None or not isinstance(manifest.get("stages"), dict):
+            raise ArtifactError(f"{self.manifest_file} is not a manifest: remove it to start over.")
         return manifest
 
     def save_manifest(self, manifest: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ class Scorer:
             return item
         try:
             row = parse_row(dict(item), self.config.data.limits)
-            images = tuple(self._path(image, Path(image_root).resolve()) for image in row.images)
+            images = tuple(self._path(image, Path(image_root)) for image in row.images)
         except BadRow as error:
             raise _refused(number, error) from None
         return Sample(row.id or str(number), row.source or "", row.turns, images, "", "")

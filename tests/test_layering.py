@@ -26,10 +26,9 @@ ALGORITHMS = (
     "selfilter_ray.scorer",
     "selfilter_ray.report",
 )
-COMMANDS = (
-    "run validate featurize train score select report compare serve ingest submit doctor".split()
-)
+STAGE_COMMANDS = ("run", "featurize", "train", "score", "select", "report")
 NOT_YET = ("compare", "serve", "ingest", "submit")
+COMMANDS = {*STAGE_COMMANDS, *NOT_YET, "validate", "doctor"}
 
 
 def imported(file: Path) -> set[str]:
@@ -51,7 +50,8 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return python(
-        f"import sys; sys.argv[1:] = {list(arguments)!r}; from selfilter_ray.cli import main; main()"
+        f"import sys; sys.argv[1:] = {list(arguments)!r}\n"
+        "from selfilter_ray.cli import main\nmain()"
     )
 
 
@@ -87,7 +87,7 @@ def test_help_lists_every_command():
     result = command("--help")
     assert result.returncode == 0
     listed = {line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")}
-    assert set(COMMANDS) <= listed
+    assert listed >= COMMANDS
 
 
 @pytest.mark.parametrize("name", NOT_YET)

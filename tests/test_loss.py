@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from two_ranks import on_two_ranks
 
 from selfilter_ray.stage1 import weighted_loss
 from selfilter_ray.stage1.loss import IGNORED
@@ -178,21 +176,15 @@ def gradients(rows, reduction, scope):
     return {"loss": loss.detach(), "weight_D": weight_D.grad, "shared_TV": shared_TV.grad}
 
 
-def one_of_two_ranks(rank, folder):
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), 2)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+def own_gradients(rank):
+    """What each rank of two has before the ranks' gradients are averaged."""
     rows = [0, 1, 2] if rank == 0 else [3, 4, 5, 6, 7]
-    results = {reduction: gradients(rows, reduction, "global") for reduction in REDUCTIONS}
-    torch.save(results, folder / f"rank-{rank}.pt")
-    dist.destroy_process_group()
+    return {reduction: gradients(rows, reduction, "global") for reduction in REDUCTIONS}
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory) -> list[dict]:
-    folder: Path = tmp_path_factory.mktemp("ranks")
-    mp.spawn(one_of_two_ranks, (folder,), nprocs=2)
-    return [torch.load(folder / f"rank-{rank}.pt") for rank in range(2)]
+def two_ranks(tmp_path_factory):
+    return on_two_ranks(own_gradients, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)

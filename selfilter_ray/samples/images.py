@@ -16,11 +16,13 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from selfilter_ray.config import LimitsConfig
 from selfilter_ray.samples.quarantine import BadRow
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 # Our own limit is checked first and gives a reason; Pillow's would raise or warn in its own words.
 Image.MAX_IMAGE_PIXELS = None
 ImageFile.LOAD_TRUNCATED_IMAGES = False
+# Once for the process: images are opened by many threads, and catch_warnings is not for threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def check_image(source: Path | bytes, limits: LimitsConfig) -> None:
@@ -49,11 +51,9 @@ def load_image(source: Path | bytes, limits: LimitsConfig) -> Image.Image:
 def _opened(source: Path | bytes, limits: LimitsConfig) -> Image.Image:
     _check_bytes(source, limits)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(
-                io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
-            )
+        image = Image.open(
+            io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
+        )
     except UnidentifiedImageError:
         raise BadRow("image_format", "not an image of a known format") from None
     except Exception as error:  # see load_image
@@ -108,9 +108,9 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 def _scaled_gray(image: Image.Image) -> Image.Image:
     # Pillow clips deep grays to 255 instead of scaling them.
-    gray_HW = np.asarray(image, dtype=np.float64)
-    top = 65535.0 if image.mode != "F" else max(float(np.nanmax(gray_HW)), 1e-12)
-    gray_HW = np.nan_to_num(np.clip(gray_HW / top, 0.0, 1.0)) * 255.0
+    gray_HW = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    top = 65535.0 if image.mode != "F" else max(float(gray_HW.max()), 1e-12)
+    gray_HW = np.clip(gray_HW, 0.0, top) / top * 255.0
     return Image.fromarray(gray_HW.astype(np.uint8))
 
 

@@ -132,7 +132,7 @@ def _text(content: Any, position: int) -> str:
 
 def _part(part: Any, position: int) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind in {"image", "image_url"}:
+    if kind in ("image", "image_url"):  # no set: a hostile type may be a list
         return IMAGE_TOKEN
     if kind == "text" and isinstance(part.get("text"), str):
         return str(part["text"])

@@ -132,7 +132,7 @@ class _Reading:
     repeats: defaultdict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     def take(self, chunk: list[RawRow], file: Path, threads: ThreadPoolExecutor) -> None:
-        root = Path(self.config.image_root or file.parent).resolve()
+        root = Path(self.config.image_root or file.parent)
         parsed = [self._parse(raw, root) for raw in chunk]
         self._look_at_images(parsed, threads)
         rows = []

@@ -88,18 +88,30 @@ def full_weights(engine: Any, frozen: bool) -> dict[str, torch.Tensor]:
         with deepspeed.zero.GatheredParameters([parameter]):
             value = parameter.detach().cpu().clone()
         if name.startswith("score_net."):
-            value = _master_copy(parameter, value)
+            value = _master_copy(engine.optimizer, parameter, value)
         weights[name] = value
     return weights
 
 
-def _master_copy(parameter: torch.nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+def _master_copy(
+    optimizer: Any, parameter: torch.nn.Parameter, value: torch.Tensor
+) -> torch.Tensor:
     from deepspeed.utils import safe_get_full_fp32_param
 
-    if not hasattr(parameter, "_hp_mapping") and not hasattr(parameter, "ds_id"):
-        return value.float()
-    master = safe_get_full_fp32_param(parameter)
+    if hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id"):
+        master = safe_get_full_fp32_param(parameter)
+    else:
+        master = _unsharded_copy(optimizer, parameter)
     return value.float() if master is None else master.detach().float().cpu().view(value.shape)
+
+
+def _unsharded_copy(optimizer: Any, parameter: torch.nn.Parameter) -> torch.Tensor | None:
+    """ZeRO-0 in bfloat16: DeepSpeed keeps the copies in lists that run beside the parameters."""
+    groups = zip(
+        getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()), strict=True
+    )
+    pairs = (pair for halves, masters in groups for pair in zip(halves, masters, strict=True))
+    return next((master for half, master in pairs if half is parameter), None)
 
 
 def _groups(model: Stage1Model, config: TrainConfig) -> list[dict[str, Any]]:

@@ -6,8 +6,7 @@ Shapes: B batch, T tokens, V vocabulary, D features, P pictures of the batch.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import LlavaForConditionalGeneration
@@ -20,9 +19,11 @@ from selfilter_ray.stage1.score_net import ScoreNet
 LINEAR_LAYERS = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
-@dataclass
-class Batch:
-    """One micro-batch. ``rows`` are the samples' numbers in the pool sorted by id."""
+class Batch(NamedTuple):
+    """One micro-batch. ``rows`` are the samples' numbers in the pool sorted by id.
+
+    A tuple, as ``StepLosses``: DeepSpeed hooks on to the tensors that it finds in one.
+    """
 
     rows: torch.Tensor
     input_ids_BT: torch.Tensor
@@ -34,13 +35,12 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         moved = {
             name: value.to(device) if isinstance(value, torch.Tensor) else value
-            for name, value in vars(self).items()
+            for name, value in self._asdict().items()
         }
         return Batch(**moved)
 
 
-@dataclass
-class StepLosses:
+class StepLosses(NamedTuple):
     """What one forward pass yields: the loss to minimise and the parts it was made of."""
 
     loss: torch.Tensor

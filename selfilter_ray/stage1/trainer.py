@@ -77,6 +77,8 @@ class Trainer:
             self._model(features.features_ND.shape[1]), train, self.batches.steps
         )
         self.position = 0  # micro-batches done
+        self._learning_rate = 0.0
+        self._on_gpu = device.type == "cuda"
         self._metrics = paths.output / "metrics.jsonl"
 
     def run(self, save: Callable[[dict[str, float]], None]) -> dict[str, Any]:
@@ -118,6 +120,7 @@ class Trainer:
             "ranks": self.ranks,
             "statistics": asdict(self.statistics),
             "random": torch.get_rng_state(),
+            "random_gpu": torch.cuda.get_rng_state(self.device) if self._on_gpu else None,
         }
         torch.save(state, folder / f"rank-{self.rank}.pt")
 
@@ -140,6 +143,8 @@ class Trainer:
         self.position = int(state["position"])
         self.statistics = SampleStatistics(**state["statistics"])
         torch.set_rng_state(state["random"])
+        if self._on_gpu:
+            torch.cuda.set_rng_state(state["random_gpu"], self.device)
         self._keep_log(self.position // self.config.train.gradient_accumulation)
 
     def start_log(self) -> None:
@@ -153,9 +158,18 @@ class Trainer:
         vlm = LlavaForConditionalGeneration.from_pretrained(
             self.paths.model, dtype=torch.bfloat16 if train.bf16 else torch.float32
         )
+        if sharding is not None:
+            # transformers notes here all renamings it knows, not those it used: it would save the
+            # weights under names that it does not find again. None stands for the usual names.
+            vlm._weight_conversions = None
         del sharding
         net = ScoreNet(features, train.score_net_init)
-        return Stage1Model(vlm.train(), net, train).to(self.device)
+        model = Stage1Model(vlm.train(), net, train)
+        if train.bf16:
+            # Under ZeRO-3 DeepSpeed leaves score net and adapters as they are, and fails on them.
+            for parameter in model.parameters():
+                parameter.data = parameter.data.bfloat16()
+        return model.to(self.device)
 
     def _loader(self) -> Iterator[Batch]:
         remaining = (self.batches[n] for n in range(self.position, self.batches.micro_batches))
@@ -164,6 +178,8 @@ class Trainer:
             batch_sampler=remaining,  # type: ignore[arg-type]
             collate_fn=self.data.collate,
             num_workers=self.config.train.loader_workers,
+            # A generator of its own: drawing from torch's would shift the dropout of a resumed run.
+            generator=torch.Generator(),
         )
 
     def _micro_step(self, batch: Batch) -> torch.Tensor:
@@ -172,6 +188,7 @@ class Trainer:
         finite = torch.isfinite(losses.loss).float()
         self._stop_unless(finite)
         self.engine.backward(losses.loss)
+        self._learning_rate = float(self.engine.get_lr()[0])  # step() moves on to the next one
         self.engine.step()
         self.statistics.record(self.position, batch.rows, losses.loss_sum_B, losses.tokens_B)
         self.position += 1
@@ -208,7 +225,7 @@ class Trainer:
             "plain_loss": loss_sum / max(tokens, 1.0),
             "score_std": max(0.0, z_square / samples - (z / samples) ** 2) ** 0.5,
             "gradient_norm": float(gradient) if gradient is not None else 0.0,
-            "learning_rate": float(self.engine.get_lr()[0]),
+            "learning_rate": self._learning_rate,
             "samples": samples,
             "tokens": tokens,
             "seconds": seconds,
