@@ -7,7 +7,7 @@
 Each record has a picture of its own. Starting Ray and loading a model is left out of all three:
 the pipeline's rate is taken between its first and its last finished shard.
 
-    python -m benchmarks.featurize [--records 768] [--image-size 224] [--rounds 3]
+    python -m benchmarks.featurize [--records 512] [--image-size 224] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import torch
 
 from benchmarks.store import store_result
 from selfilter_ray.config import Config, load_config
-from selfilter_ray.distributed.featurize import featurize_shards
 from selfilter_ray.distributed.runtime import connected
 from selfilter_ray.features.embedder import Embedder, build_embedder
 from selfilter_ray.features.shards import plan_shards
@@ -38,7 +37,7 @@ THREADS = torch.get_num_threads()
 def main() -> None:
     arguments = _arguments()
     config = _config(arguments)
-    with tempfile.TemporaryDirectory() as folder:
+    with connected(config.ray), tempfile.TemporaryDirectory() as folder:
         table = _distinct_pictures(config, Path(folder), arguments.records)
         embedder = build_embedder(config.featurize.embedder)
         _bare(embedder, config, table.slice(0, 64), config.featurize.batch_size)  # warm up
@@ -77,7 +76,9 @@ def _pipeline(config: Config, table: pa.Table, folder: Path) -> float:
     """Records a second between the first and the last shard to finish."""
     finished: list[tuple[float, int]] = []
     shards = plan_shards(table.num_rows, config.featurize.shard_rows)
-    with connected(config.ray), tempfile.TemporaryDirectory(dir=folder) as features:
+    from selfilter_ray.distributed.featurize import featurize_shards  # Ray is set up by now
+
+    with tempfile.TemporaryDirectory(dir=folder) as features:
         featurize_shards(
             config,
             shards,
@@ -119,7 +120,7 @@ def _config(arguments: argparse.Namespace) -> Config:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--records", type=int, default=768)
+    parser.add_argument("--records", type=int, default=512)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=3)
     return parser.parse_args()

@@ -109,7 +109,10 @@ def validate(
         Path | None, typer.Option(help="Write the unusable rows here (JSON lines).")
     ] = None,
 ) -> None:
-    """Read a pool without running anything: how many rows are usable, and why others are not."""
+    """Read a pool without running anything: how many rows are usable, and why others are not.
+
+    Images are checked by their headers; those that cannot be decoded are found by featurize.
+    """
     import tempfile
 
     from selfilter_ray.config import DataConfig
@@ -127,7 +130,9 @@ def validate(
     terminal.counts(pool.counts)
     for row in pool.quarantined[:5]:
         terminal.output.print(
-            f"{row.locator}: {row.reason}: {row.detail}; {row.remedy}.", markup=False
+            f"{row.locator}: {row.reason}: {row.detail}; {row.remedy}.",
+            markup=False,
+            soft_wrap=True,
         )
     if quarantine is not None:
         write_quarantine(quarantine, pool.quarantined)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -63,6 +64,7 @@ def _deepspeed() -> str:
     if accelerator.device_name() == "cpu":
         from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         ShareMemCommBuilder().load()
         return "cpu, operators compiled"
     return str(accelerator.device_name())

@@ -84,14 +84,14 @@ class Pipeline:
             write_samples(self.folder.samples, pool.table)
             write_quarantine(self.folder.read_quarantine, pool.quarantined)
             write_quarantine(self.folder.quarantine, pool.quarantined)
-            record |= {"rows": pool.rows_in, "counts": pool.counts}
+            record |= {"rows": pool.rows_in, "out": pool.table.num_rows, "counts": pool.counts}
 
     def featurize(self) -> None:
         """``samples/`` to ``features/``, shard by shard, on Ray Data."""
         from selfilter_ray.features import shards
         from selfilter_ray.samples.quarantine import read_quarantine, write_quarantine
 
-        rows = self._rows("read")
+        rows = self._records("read")
         key = self.keys["featurize"]
         folder = self.folder.features
         plan = shards.plan_shards(rows, self.config.featurize.shard_rows)
@@ -115,7 +115,7 @@ class Pipeline:
                 )
             record |= {
                 "rows": rows,
-                "usable": rows - len(failed),
+                "out": rows - len(failed),
                 "model": shards.model_hash(folder),
             }
 
@@ -127,7 +127,8 @@ class Pipeline:
         checkpoints = stage1 / "checkpoints"
         if not (checkpoints / self.keys["train"]).exists():
             shutil.rmtree(stage1, ignore_errors=True)
-        rows = self._rows("featurize")
+        rows = self._records("featurize")
+        self.config.select.count(rows)  # a budget that cannot be met is better known before
         with self._stage("train", "steps", count_steps(self.config, rows)) as (advance, record):
             model = prepare_model(self.config, self.folder)
             self._connect()
@@ -144,7 +145,7 @@ class Pipeline:
 
     def score(self) -> None:
         """The score net over all features, on Ray Data, to ``scores.parquet``."""
-        rows = self._rows("featurize")
+        rows = self._records("featurize")
         with self._stage("score", "rows", rows) as (advance, record):
             self._connect()
             import pyarrow.parquet as pq
@@ -169,7 +170,7 @@ class Pipeline:
         from selfilter_ray.selected import selection_table, write_selected
 
         settings = self.config.select
-        budget = settings.count(self._rows("featurize"))
+        budget = settings.count(self._records("featurize"))
         with self._stage("select", "picks", budget) as (advance, record):
             features = load_features(self.folder.features)
             difficulty_N = pq.read_table(self.folder.scores)["difficulty"].to_numpy()
@@ -193,7 +194,7 @@ class Pipeline:
 
         with self._stage("report", "rows", None) as (_, record):
             write_report(self.folder, self.config.report)
-            record["rows"] = self._rows("select")
+            record["rows"] = self.folder.require("select")["rows"]
 
     def _begin(self, stages: Sequence[str]) -> StageKeys:
         """Describe the inputs, and refuse to throw finished work away unasked."""
@@ -226,14 +227,9 @@ class Pipeline:
             yield advance, record
         self.keys.finish(name, record | {"seconds": time.monotonic() - began, "finished": _now()})
 
-    def _rows(self, stage: str) -> int:
-        """How many records a finished stage passes on."""
-        record = self.folder.require(stage)
-        return int(
-            {"read": record.get("counts", {}).get("out"), "featurize": record.get("usable")}.get(
-                stage, record["rows"]
-            )
-        )
+    def _records(self, stage: str) -> int:
+        """How many records a finished stage passed on."""
+        return int(self.folder.require(stage)["out"])
 
     def _connect(self) -> None:
         if not self._connected:

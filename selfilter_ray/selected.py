@@ -56,13 +56,14 @@ def write_selected(folder: RunFolder, ids: Sequence[str]) -> None:
     atomic.write_text(folder.selected_ids, "".join(f"{id}\n" for id in ids))
     places = [locator.rpartition("#") for locator in chosen["locator"].to_pylist()]
     formats = {Path(file).suffix.lower() for file, _, _ in places}
+    lines, columns = folder.path / "selected.jsonl", folder.path / "selected.parquet"
+    for left_over in (lines, columns):  # of an earlier selection
+        left_over.unlink(missing_ok=True)
     if formats and formats <= TEXT_LINES:
-        atomic.write_text(
-            folder.path / "selected.jsonl", "".join(f"{record}\n" for record in records)
-        )
+        atomic.write_text(lines, "".join(f"{record}\n" for record in records))
     elif formats and formats <= COLUMNS:
         rows = [(file, int(row)) for file, _, row in places]
-        atomic.write_table(folder.path / "selected.parquet", _rows_of_files(rows))
+        atomic.write_table(columns, _rows_of_files(rows))
 
 
 def _rows_of_files(places: Sequence[tuple[str, int]]) -> pa.Table:

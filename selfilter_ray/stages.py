@@ -122,7 +122,7 @@ def _counts(folder: RunFolder, stages: dict[str, Any]) -> dict[str, Any]:
 
     counts = dict(stages["read"]["counts"])
     if "featurize" in stages:
-        counts["out"] = stages["featurize"]["usable"]
+        counts["out"] = stages["featurize"]["out"]
         counts["quarantined"] = count_reasons(read_quarantine(folder.quarantine))
     return counts
 

@@ -160,9 +160,12 @@ def test_an_unusable_picture_fails_its_rows_and_no_others(name, reason, pictures
 
 
 def test_a_vector_that_is_no_number_fails_its_row(pictures):
-    table = extracted([sample("a", answer="NOT A NUMBER"), sample("b", [pictures["red"]])])
-    assert table["status"].to_pylist() == ["embedding_not_finite", OK]
-    assert not features_of(table)[0].any()
+    red = [pictures["red"]]
+    answers = ("NOT A NUMBER", "a number", "NOT A NUMBER")
+    samples = [sample(f"{row}", red[:row], answer=answers[row]) for row in range(3)]
+    table = extracted(samples)
+    assert table["status"].to_pylist() == ["embedding_not_finite", OK, "embedding_not_finite"]
+    assert features_of(table).any(axis=1).tolist() == [False, True, False]
     assert np.isfinite(features_of(table)).all()
 
 
@@ -187,7 +190,9 @@ def test_no_setting_of_speed_changes_a_feature(pictures):
 
 
 def test_an_empty_shard_gives_an_empty_table():
-    assert extracted([]).num_rows == 0
+    table = extracted([])
+    assert table.num_rows == 0
+    assert features_of(table).shape == (0, 6)
 
 
 @pytest.mark.parametrize(
@@ -222,6 +227,14 @@ def test_features_are_the_usable_rows_sorted_by_id(tmp_path):
     assert np.isnan(features.clip_score_N).all()
 
 
+def test_a_shard_without_a_usable_row_has_no_features(tmp_path):
+    table = extracted([sample("a", answer="NOT A NUMBER")])
+    finish_shard(tmp_path, Shard(0, 0, 1), table, ShardRecord("key", 1, 0.0, "m"))
+    features = load_features(tmp_path)
+    assert features.features_ND.shape == (0, 6)
+    assert features.ids.shape == features.clip_score_N.shape == (0,)
+
+
 def test_failed_rows_become_lines_of_the_quarantine(tmp_path):
     write_shards(tmp_path)
     (row,) = failed_rows(tmp_path)
@@ -241,12 +254,10 @@ def test_a_shard_counts_when_its_record_and_its_file_are_there_under_the_key(tmp
     assert shard_record(tmp_path, second, "key") is None
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "null", "{}", '{"key": "key"}', "\ud83d".encode(errors="surrogatepass")]
-)
-def test_a_torn_record_does_not_count(text, tmp_path):
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b"{}", b'{"key": "key"}', b"\xff\xfe"])
+def test_a_torn_record_does_not_count(content, tmp_path):
     first, _ = write_shards(tmp_path)
-    first.record_file(tmp_path).write_bytes(text if isinstance(text, bytes) else text.encode())
+    first.record_file(tmp_path).write_bytes(content)
     assert shard_record(tmp_path, first, "key") is None
 
 

@@ -64,8 +64,7 @@ def test_only_the_distributed_layer_imports_ray(file):
 
 
 def test_the_distributed_layer_is_what_uses_ray():
-    users = [file for file in MODULES if "ray" in imported(file)]
-    assert {file.parent.name for file in users} == {"distributed"}
+    assert any("ray" in imported(file) for file in MODULES if file.parent.name == "distributed")
 
 
 def test_algorithms_import_on_a_machine_without_ray():

@@ -96,6 +96,15 @@ def test_system_and_consecutive_user_turns_are_not_supervised(prompt, tokenizer)
     assert supervised_text(encoded, tokenizer) == expected_text(prompt, answers, tokenizer)
 
 
+def test_a_token_that_reaches_past_the_answer_is_not_supervised():
+    tokenizer = train_tokenizer(["It is RedUSER: or BlueUSER:"] * 9, 400)
+    tokenizer.eos_token = None
+    turns = dialogue("Red", "Blue")
+    encoded = encode(turns, "plain", tokenizer, 4, LONG)
+    assert " RedUSER" in tokenizer.batch_decode([[token] for token in encoded.input_ids])
+    assert supervised_text(encoded, tokenizer) == " Blue"
+
+
 def test_each_prompt_reads_as_its_model_expects(trained):
     turns = [Turn(SYSTEM, "Be brief."), *dialogue("Red.", "Blue.", question="Which?")]
 

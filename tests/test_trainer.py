@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
 from selfilter_ray.config import Config
+from selfilter_ray.errors import ConfigError
 from selfilter_ray.features.extract import fixed_size_list
 from selfilter_ray.features.shards import Shard, ShardRecord, finish_shard
 from selfilter_ray.samples.files import table_of, write_samples
@@ -302,10 +303,10 @@ def test_a_checkpoint_of_another_number_of_workers_is_refused(pool, tmp_path):
     trainer.save_checkpoint(tmp_path / "checkpoint")
     file = tmp_path / "checkpoint" / "rank-0.pt"
     torch.save(torch.load(file) | {"ranks": 2}, file)
-    with pytest.raises(ValueError, match="not written by 1 workers"):
+    with pytest.raises(ConfigError, match="not written by 1 workers"):
         trainer.load_checkpoint(tmp_path / "checkpoint")
     file.unlink()
-    with pytest.raises(ValueError, match=r"train\.workers"):
+    with pytest.raises(ConfigError, match=r"train\.workers"):
         trainer.load_checkpoint(tmp_path / "checkpoint")
 
 
@@ -353,6 +354,32 @@ def test_the_other_samples_of_a_batch_do_not_change_a_sample_s_loss(pool, tmp_pa
         assert together.loss_sum_B[place].item() == pytest.approx(
             single.loss_sum_B.item(), rel=1e-4
         )
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    "trainable", [{}, {"vision_tower": True}, {"language_model": "lora", "vision_tower": True}]
+)
+def test_a_batch_without_pictures_runs_the_modules_in_the_order_of_one_with(
+    trainable, checkpointing, pool, tmp_path
+):
+    settings = {"trainable": trainable, "gradient_checkpointing": checkpointing, "zero_stage": 0}
+    trainer = pool.trainer(tmp_path, **settings)
+    model, data = trainer.engine.module, trainer.data
+    used, learnt = [], []
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda module, _, name=name: used.append(name))
+    for name, value in model.named_parameters():
+        if value.requires_grad:
+            value.register_post_accumulate_grad_hook(lambda _, name=name: learnt.append(name))
+    orders = []
+    for row in (0, TEXT_ONLY):
+        model(data.collate([data[row]])).loss.backward()
+        orders.append((list(used), list(learnt)))
+        used.clear()
+        learnt.clear()
+    assert orders[0] == orders[1]
+    assert "score_net.linear.weight" in orders[0][1]
 
 
 def test_a_picture_changes_its_sample_s_loss(pool, tmp_path):

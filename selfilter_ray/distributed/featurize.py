@@ -13,6 +13,7 @@ from ray.data import ActorPoolStrategy
 
 from selfilter_ray.config import Config
 from selfilter_ray.distributed.runtime import has_gpu
+from selfilter_ray.errors import ConfigError, SelfilterError
 from selfilter_ray.features.embedder import build_embedder
 from selfilter_ray.features.extract import COLUMNS, Extractor
 from selfilter_ray.features.shards import Shard, ShardRecord, finish_shard
@@ -28,20 +29,27 @@ class ShardActor:
     def __init__(self, config: dict[str, Any], samples: str, features: str, key: str) -> None:
         settings = Config.model_validate(config)
         torch.set_num_threads(settings.featurize.cpus_per_actor)
-        device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
-        embedder = build_embedder(settings.featurize.embedder, device)
-        self.extract = Extractor(embedder, settings.featurize, settings.data.limits)
         self.samples, self.features, self.key = Path(samples), Path(features), key
+        self.problem: SelfilterError | None = None
+        device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+        try:
+            embedder = build_embedder(settings.featurize.embedder, device)
+        except SelfilterError as error:
+            self.problem = error  # raised here, it would reach the user as a death of the actor
+            return
+        self.extract = Extractor(embedder, settings.featurize, settings.data.limits)
         self.model = embedder.weights_hash()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self.problem is not None:
+            return {"rows": 0, "problem": str(self.problem)}
         began = time.monotonic()
         shard = Shard(int(row["number"]), int(row["start"]), int(row["stop"]))
         samples = read_sample_range(self.samples, shard.start, shard.stop, COLUMNS)
         table = self.extract(samples)
         record = ShardRecord(self.key, table.num_rows, time.monotonic() - began, self.model)
         finish_shard(self.features, shard, table, record)
-        return {"rows": table.num_rows}
+        return {"rows": table.num_rows, "problem": ""}
 
 
 def featurize_shards(
@@ -60,6 +68,9 @@ def featurize_shards(
         samples, features: folders that every node of the cluster can reach.
         key: goes into each completion record.
         progress: told the rows of each finished shard.
+
+    Raises:
+        ConfigError: when the embedder cannot be built.
     """
     settings = config.featurize
     gpus = settings.gpus_per_actor
@@ -89,4 +100,6 @@ def featurize_shards(
         num_gpus=gpus,
     )
     for row in dataset.iter_rows():
+        if row["problem"]:
+            raise ConfigError(row["problem"])
         progress(int(row["rows"]))

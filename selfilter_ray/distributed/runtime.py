@@ -56,7 +56,13 @@ def has_gpu() -> bool:
 
 
 def _prepare_local() -> None:
-    # A local instance listens on the loopback interface only and asks for a token of its own.
+    """A local instance listens on the loopback interface only and asks for a token of its own.
+
+    Ray reads these variables when it is first imported: where the caller has imported it before,
+    they are left alone, since only the new processes would see them.
+    """
+    if "ray" in sys.modules:
+        return
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"

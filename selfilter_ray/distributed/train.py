@@ -19,7 +19,7 @@ from selfilter_ray.config import Config
 from selfilter_ray.distributed.runtime import has_gpu
 from selfilter_ray.errors import SelfilterError
 from selfilter_ray.stage1.engine import prepare_accelerator
-from selfilter_ray.stage1.trainer import NotFiniteError, Paths, Trainer
+from selfilter_ray.stage1.trainer import Paths, Trainer
 
 CHECKPOINTS_KEPT = 2
 OUTCOME = "outcome.json"
@@ -63,23 +63,42 @@ def train_on_ray(config: Config, paths: Paths, storage: Path, name: str) -> dict
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
         ),
     )
+    outcome = paths.output / OUTCOME
+    outcome.unlink(missing_ok=True)
     trainer.fit()
-    summary: dict[str, Any] = json.loads((paths.output / OUTCOME).read_text(encoding="utf-8"))
+    summary: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8"))
     if "failed" in summary:
-        raise SelfilterError(f"Stage 1 stopped: {summary['failed']} The last checkpoint is kept.")
+        raise SelfilterError(f"Stage 1 stopped: {summary['failed']} Checkpoints are kept.")
     return summary
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    """What every rank does."""
-    prepare_accelerator()
+    """What every rank does.
+
+    An error that the user has to mend is left in the outcome before it ends the worker group: the
+    group that Ray Train then starts finds it there and gives up.
+    """
     config = Config.model_validate(settings["config"])
     where = settings["paths"]
     paths = Paths(
         Path(where["samples"]), Path(where["features"]), Path(where["output"]), where["model"]
     )
+    if (paths.output / OUTCOME).exists():
+        return
+    prepare_accelerator()
     torch.set_num_threads(config.train.cpus_per_worker)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        summary = _trained(config, paths)
+    except SelfilterError as error:
+        atomic.write_json(paths.output / OUTCOME, {"failed": str(error)})
+        raise
+    # Ray Train hands back the metrics of the last checkpoint, not those of the last report.
+    if ray.train.get_context().get_world_rank() == 0:
+        atomic.write_json(paths.output / OUTCOME, summary)
+
+
+def _trained(config: Config, paths: Paths) -> dict[str, Any]:
     trainer = Trainer(config, paths, get_device())
     _continue(trainer)
 
@@ -88,13 +107,7 @@ def _worker(settings: dict[str, Any]) -> None:
             trainer.save_checkpoint(Path(folder))
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
-    try:
-        summary = trainer.run(save)
-    except NotFiniteError as error:
-        summary = {"failed": str(error)}
-    # Ray Train hands back the metrics of the last checkpoint, not those of the last report.
-    if trainer.rank == 0:
-        atomic.write_json(paths.output / OUTCOME, summary)
+    return trainer.run(save)
 
 
 def _continue(trainer: Trainer) -> None:

@@ -177,5 +177,6 @@ def _read(files: Sequence[Path], columns: list[str]) -> pa.Table:
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    result: np.ndarray = values.flatten().to_numpy().reshape(len(values), -1)
+    # The type knows the width even where a shard has no usable row.
+    result: np.ndarray = values.flatten().to_numpy().reshape(len(values), values.type.list_size)
     return result

@@ -62,6 +62,8 @@ class Stage1Model(torch.nn.Module):
         self.weight_scope = config.weight_scope
         size = vlm.config.vision_config.image_size
         self._blank_shape = (1, 3, size, size)
+        self._image_token = int(vlm.config.image_token_index)
+        self._image_tokens = int(vlm.config.image_seq_length)
 
     def forward(self, batch: Batch) -> StepLosses:
         logits_BTV = self._logits(batch)
@@ -71,30 +73,33 @@ class Stage1Model(torch.nn.Module):
         return StepLosses(loss, loss_sum_B.detach(), tokens_B, z_B.detach())
 
     def _logits(self, batch: Batch) -> torch.Tensor:
-        if batch.pixels_PCHW is not None:
-            output = self.vlm(
-                input_ids=batch.input_ids_BT,
-                attention_mask=batch.attention_mask_BT,
-                pixel_values=batch.pixels_PCHW.to(self._dtype()),
-                use_cache=False,
-            )
-            return output.logits
-        return self._text_only_logits(batch)
-
-    def _text_only_logits(self, batch: Batch) -> torch.Tensor:
-        # The projector still runs, on a blank picture that counts nothing: under ZeRO every rank
-        # must gather the same parameters, whatever its batch holds.
-        blank = torch.zeros(
-            self._blank_shape, dtype=self._dtype(), device=batch.input_ids_BT.device
-        )
-        features = self.vlm.get_image_features(pixel_values=blank).pooler_output
-        embeddings_BTH = self.vlm.get_input_embeddings()(batch.input_ids_BT)
+        if batch.pixels_PCHW is None:
+            batch, length = self._with_blank(batch), batch.input_ids_BT.shape[1]
+            return self._logits(batch)[:, :length]
         output = self.vlm(
-            inputs_embeds=embeddings_BTH + 0.0 * torch.cat(list(features)).sum(),
+            input_ids=batch.input_ids_BT,
             attention_mask=batch.attention_mask_BT,
+            pixel_values=batch.pixels_PCHW.to(self._dtype()),
             use_cache=False,
         )
-        return output.logits
+        logits_BTV: torch.Tensor = output.logits
+        return logits_BTV
+
+    def _with_blank(self, batch: Batch) -> Batch:
+        """A text-only batch with a blank picture behind its first text, where nothing sees it.
+
+        Under ZeRO all ranks must run the same modules in the same order, whatever their batches
+        hold: DeepSpeed pairs what ranks gather and reduce by its order.
+        """
+        ids_BT = batch.input_ids_BT
+        added_BP = ids_BT.new_zeros(len(ids_BT), self._image_tokens)
+        masked_BT = torch.cat([batch.attention_mask_BT, torch.zeros_like(added_BP)], dim=1)
+        added_BP[0] = self._image_token
+        return batch._replace(
+            input_ids_BT=torch.cat([ids_BT, added_BP], dim=1),
+            attention_mask_BT=masked_BT,
+            pixels_PCHW=torch.zeros(self._blank_shape, device=ids_BT.device),
+        )
 
     def _dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.vlm.get_input_embeddings().weight.dtype

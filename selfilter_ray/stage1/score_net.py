@@ -60,10 +60,20 @@ def load_score_net(path: Path) -> tuple[ScoreNet, dict[str, Any]]:
         raise ArtifactError(f"{path} does not exist: run the train stage first.") from None
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} is not a whole safetensors file: {error}") from None
-    if header.get("format") != FORMAT or weight_1D.ndim != 2 or len(weight_1D) != 1:
+    metadata = _metadata(header)
+    if metadata is None or weight_1D.ndim != 2 or len(weight_1D) != 1:
         raise ArtifactError(f"{path} is not a score net of format {FORMAT}.")
     if not torch.isfinite(weight_1D).all():
         raise ArtifactError(f"{path} holds NaN or Infinity: train again.")
     net = ScoreNet(weight_1D.shape[1])
     net.linear.weight.data.copy_(weight_1D)
-    return net.requires_grad_(False), json.loads(header["metadata"])
+    return net.requires_grad_(False), metadata
+
+
+def _metadata(header: dict[str, str]) -> dict[str, Any] | None:
+    """What ``save_score_net`` was given, or None where the header is not of its making."""
+    try:
+        metadata = json.loads(header["metadata"])
+    except (KeyError, ValueError):
+        return None
+    return metadata if header.get("format") == FORMAT and isinstance(metadata, dict) else None

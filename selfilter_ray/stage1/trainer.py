@@ -20,6 +20,7 @@ from transformers import LlavaForConditionalGeneration
 
 from selfilter_ray import atomic
 from selfilter_ray.config import Config
+from selfilter_ray.errors import ConfigError, SelfilterError
 from selfilter_ray.features.shards import load_features
 from selfilter_ray.samples.files import read_samples
 from selfilter_ray.stage1.data import Batches, Stage1Data
@@ -42,7 +43,7 @@ class Paths:
     model: str
 
 
-class NotFiniteError(Exception):
+class NotFiniteError(SelfilterError):
     """The loss became NaN or infinite. Training again from the checkpoint would end the same."""
 
 
@@ -128,14 +129,14 @@ class Trainer:
         """Go on from a checkpoint.
 
         Raises:
-            ValueError: when it was written by another number of ranks.
+            ConfigError: when it was written by another number of ranks.
         """
         file = folder / f"rank-{self.rank}.pt"
         state: dict[str, Any] = (
             torch.load(file, weights_only=True) if file.exists() else {"ranks": -1}
         )
         if state["ranks"] != self.ranks:
-            raise ValueError(
+            raise ConfigError(
                 f"the checkpoint in {folder} was not written by {self.ranks} workers: set "
                 "train.workers to what it was, or start Stage 1 again with --redo."
             )
