@@ -83,14 +83,10 @@ def _embedder() -> str:
 
 
 def _ray() -> str:
-    from selfilter_ray.distributed.runtime import connected
+    from selfilter_ray.distributed.runtime import connected, describe
 
     with connected(RayConfig()):
-        import ray
-
-        two = ray.get(ray.remote(lambda: 1 + 1).remote())
-        resources = ray.cluster_resources()
-    return f"a task ran ({two}); CPU {resources.get('CPU', 0):g}, GPU {resources.get('GPU', 0):g}"
+        return describe()
 
 
 CHECKS: dict[str, Callable[[], str]] = {

@@ -462,7 +462,7 @@ def test_all_splits_of_a_dataset_are_read(tmp_path):
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", "null", "{}", '{"splits": "train", "_data_files": {}}']
-    + ['{"splits": [%s], "_data_files": [%s]}' % (bad, bad) for bad in ("1", "null", '".."', '"."')]
+    + [f'{{"splits": [{bad}], "_data_files": [{bad}]}}' for bad in ("1", "null", '".."', '"."')]
     + ['{"splits": ["a\\u0000"], "_data_files": [{"filename": "a\\u0000"}]}']
     + [
         '{"splits": [""], "_data_files": [{"filename": ""}]}',

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import secrets
 import sys
 import tempfile
@@ -53,6 +54,16 @@ def has_gpu() -> bool:
     import ray
 
     return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+
+
+def describe() -> str:
+    """Run a task, and say what the cluster offers."""
+    import ray
+
+    place = ray.get(ray.remote(lambda: platform.node()).remote())
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+    return f"a task ran on {place}; {cpus:g} CPUs, {gpus:g} GPUs"
 
 
 def _prepare_local() -> None:
