@@ -24,7 +24,10 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
+	$(BIN)/python -m benchmarks.help
 	$(BIN)/python -m benchmarks.featurize
+	$(BIN)/python -m benchmarks.end_to_end quickstart configs/quickstart.yaml
+	test -z "$(SELFILTER_COCO_MINI)" || $(BIN)/python -m benchmarks.end_to_end coco_mini configs/coco_mini.yaml
 
 setup: $(VENV)/.ready
 

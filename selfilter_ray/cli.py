@@ -42,9 +42,6 @@ def main() -> None:
     except SelfilterError as error:
         print(f"selfilter-ray: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        print("selfilter-ray: interrupted; the same command continues.", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 @app.callback(invoke_without_command=True)
@@ -116,7 +113,7 @@ def validate(
     import tempfile
 
     from selfilter_ray.config import DataConfig
-    from selfilter_ray.samples.pool import read_pool
+    from selfilter_ray.samples.pool import NothingUsableError, read_pool
     from selfilter_ray.samples.quarantine import write_quarantine
     from selfilter_ray.terminal import Terminal
 
@@ -126,7 +123,12 @@ def validate(
         terminal.stage("validate", "rows", None) as advance,
     ):
         settings = DataConfig(inputs=[data], image_root=image_root)
-        pool = read_pool(settings, Path(store), progress=advance)
+        try:
+            pool = read_pool(settings, Path(store), progress=advance)
+        except NothingUsableError as error:
+            if quarantine is not None:
+                write_quarantine(quarantine, error.quarantined)
+            raise
     terminal.counts(pool.counts)
     for row in pool.quarantined[:5]:
         terminal.output.print(
@@ -185,9 +187,13 @@ def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], red
 
     terminal = Terminal()
     pipeline = Pipeline(load_config(config, overrides or ()), terminal, redo)
-    manifest = pipeline.run(stages)
+    try:
+        manifest = pipeline.run(stages)
+    except KeyboardInterrupt:  # typer would take it for its own
+        print("selfilter-ray: interrupted; the same command continues.", file=sys.stderr)
+        raise typer.Exit(1) from None
     terminal.summary(manifest)
-    if pipeline.folder.finished("report"):
+    if "report" in manifest["stages"]:
         print(f"report: {pipeline.folder.report}")
 
 

@@ -94,7 +94,7 @@ class FeaturizeConfig(Strict):
     ``shard_rows`` records make one shard: the grain of work, of files and of resuming.
     """
 
-    speed_only = frozenset({"actors", "gpus_per_actor", "decode_threads", "prefetch_batches"})
+    speed_only = frozenset({"actors", "decode_threads", "prefetch_batches"})
 
     embedder: EmbedderConfig = OpenClipConfig()
     batch_size: Positive = 64
@@ -202,9 +202,7 @@ class TrainConfig(Strict):
     over it (``weight_scope: device``, the paper's release) or over all devices (``global``).
     """
 
-    speed_only = frozenset(
-        {"checkpoint_steps", "max_failures", "loader_workers", "save_vlm", "gpus_per_worker"}
-    )
+    speed_only = frozenset({"checkpoint_steps", "max_failures", "loader_workers"})
 
     vlm: VlmConfig = ScratchVlm()
     prompt: Literal["vicuna_v1", "chatml", "plain"] = "vicuna_v1"
@@ -237,6 +235,27 @@ class TrainConfig(Strict):
     checkpoint_steps: Positive = 500
     max_failures: Annotated[int, Field(ge=0)] = 3
     save_vlm: bool = True
+
+    @model_validator(mode="after")
+    def _one_place_for_each_setting(self) -> TrainConfig:
+        taken = sorted(RESERVED_DEEPSPEED_KEYS & self.deepspeed.keys())
+        if taken:
+            raise ValueError(
+                f"deepspeed.{taken[0]} is made from other settings of train: set those"
+            )
+        return self
+
+
+# The loop counts on these: they come from batch_size, gradient_accumulation and learning_rate.
+RESERVED_DEEPSPEED_KEYS = frozenset(
+    {
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "optimizer",
+        "scheduler",
+    }
+)
 
 
 class SelectConfig(Strict):
@@ -437,12 +456,10 @@ def _suggest(path: Sequence[str | int]) -> str:
     parent = ".".join(str(part) for part in path[:-1])
     unknown = str(path[-1])
     siblings = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == parent]
-    close = difflib.get_close_matches(unknown, siblings, n=1, cutoff=0.6)
-    if close:
-        return f" Did you mean {close[0]}?"
     elsewhere = [key for key in known if key.rpartition(".")[2] == unknown]
-    if elsewhere:
-        return f" Did you mean {elsewhere[0]}?"
+    close = difflib.get_close_matches(unknown, siblings, n=1, cutoff=0.6)
+    if elsewhere or close:  # the very name in another section says more than a similar one here
+        return f" Did you mean {[*elsewhere, *close][0]}?"
     return f" Known here: {', '.join(sorted(set(siblings)))}." if siblings else ""
 
 

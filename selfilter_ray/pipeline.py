@@ -76,11 +76,15 @@ class Pipeline:
     def read(self) -> None:
         """Inputs to ``samples/`` and the quarantine."""
         from selfilter_ray.samples.files import write_samples
-        from selfilter_ray.samples.pool import read_pool
+        from selfilter_ray.samples.pool import NothingUsableError, read_pool
         from selfilter_ray.samples.quarantine import write_quarantine
 
         with self._stage("read", "rows", None) as (advance, record):
-            pool = read_pool(self.config.data, self.folder.images, self.config.seed, advance)
+            try:
+                pool = read_pool(self.config.data, self.folder.images, self.config.seed, advance)
+            except NothingUsableError as error:
+                write_quarantine(self.folder.quarantine, error.quarantined)
+                raise
             write_samples(self.folder.samples, pool.table)
             write_quarantine(self.folder.read_quarantine, pool.quarantined)
             write_quarantine(self.folder.quarantine, pool.quarantined)
@@ -116,15 +120,15 @@ class Pipeline:
             record |= {
                 "rows": rows,
                 "out": rows - len(failed),
-                "model": shards.model_hash(folder),
+                "models": {"embedder": shards.model_hash(folder)},
             }
 
     def train(self) -> None:
         """Stage 1: ``samples/`` and ``features/`` to ``stage1/``, on Ray Train and DeepSpeed."""
-        from selfilter_ray.stage1.prepare import count_steps, prepare_model
+        from selfilter_ray.stage1.prepare import INITIAL_VLM, count_steps, prepare_model
 
         train, stage1 = self.config.train, self.folder.stage1
-        checkpoints = stage1 / "checkpoints"
+        checkpoints = self.folder.checkpoints
         if not (checkpoints / self.keys["train"]).exists():
             shutil.rmtree(stage1, ignore_errors=True)
         rows = self._records("featurize")
@@ -141,7 +145,9 @@ class Pipeline:
                 summary = train_on_ray(self.config, paths, checkpoints, self.keys["train"])
             record |= {"rows": rows * train.epochs, **summary}
             record["correlations"] = correlations(self.folder)
-        shutil.rmtree(checkpoints, ignore_errors=True)
+            record["models"] = {"vlm": provenance.hash_model(model)}
+        for needless in (checkpoints, stage1 / INITIAL_VLM):
+            shutil.rmtree(needless, ignore_errors=True)
 
     def score(self) -> None:
         """The score net over all features, on Ray Data, to ``scores.parquet``."""
@@ -197,7 +203,7 @@ class Pipeline:
             record["rows"] = self.folder.require("select")["rows"]
 
     def _begin(self, stages: Sequence[str]) -> StageKeys:
-        """Describe the inputs, and refuse to throw finished work away unasked."""
+        """Describe the inputs, and refuse to throw work away unasked."""
         from selfilter_ray.samples.pool import input_files
 
         manifest = self.folder.manifest()
@@ -206,14 +212,13 @@ class Pipeline:
         )
         keys = StageKeys(self.config, inputs, self.folder)
         keys.refuse_loss(stages, self.redo)
-        manifest.setdefault("created", _now())
-        manifest |= {
+        self.provenance = {
+            "created": manifest.get("created", _now()),
             "name": self.folder.path.name,
             "seed": self.config.seed,
             "inputs": inputs,
             "versions": provenance.versions(),
         }
-        self.folder.save_manifest(manifest)
         return keys
 
     @contextmanager
@@ -222,10 +227,12 @@ class Pipeline:
     ) -> Iterator[tuple[Callable[[int], None], dict[str, Any]]]:
         """Time a stage, and put its record into the manifest when it ends well."""
         began = time.monotonic()
-        record: dict[str, Any] = {}
+        record: dict[str, Any] = {"models": {}}
+        self.keys.begin(name)
         with self.terminal.stage(name, unit, total) as advance:
             yield advance, record
-        self.keys.finish(name, record | {"seconds": time.monotonic() - began, "finished": _now()})
+        record |= {"seconds": time.monotonic() - began, "finished": _now()}
+        self.keys.finish(name, record, self.provenance)
 
     def _records(self, stage: str) -> int:
         """How many records a finished stage passed on."""

@@ -48,6 +48,16 @@ def describe_inputs(files: Iterable[Path], known: Iterable[dict[str, Any]]) -> l
     return described
 
 
+def hash_model(name: str) -> str:
+    """SHA-256 over the files of a model's folder; the name itself where it is none."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    text = "".join(f"{file.name}:{hash_file(file)}\n" for file in files)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def hash_file(file: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with open(file, "rb") as content:

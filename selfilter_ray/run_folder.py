@@ -34,6 +34,7 @@ class RunFolder:
         self.quarantine = self.path / "quarantine.jsonl"
         self.features = self.path / "features"
         self.stage1 = self.path / "stage1"
+        self.checkpoints = self.stage1 / "checkpoints"
         self.score_net = self.stage1 / "score_net.safetensors"
         self.metrics = self.stage1 / "metrics.jsonl"
         self.sample_statistics = self.stage1 / "sample_statistics.parquet"

@@ -13,8 +13,8 @@ import torch
 from selfilter_ray.config import parse_config
 from selfilter_ray.errors import DataError
 from selfilter_ray.features.embedder import build_embedder
-from selfilter_ray.features.extract import OK, TEXT_ONLY, Extractor
-from selfilter_ray.features.shards import features_of
+from selfilter_ray.features.extract import Extractor
+from selfilter_ray.features.shards import OK, TEXT_ONLY, features_of
 from selfilter_ray.run_folder import RunFolder
 from selfilter_ray.samples import Sample
 from selfilter_ray.samples.files import table_of

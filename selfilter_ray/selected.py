@@ -63,11 +63,16 @@ def write_selected(folder: RunFolder, ids: Sequence[str]) -> None:
         atomic.write_text(lines, "".join(f"{record}\n" for record in records))
     elif formats and formats <= COLUMNS:
         rows = [(file, int(row)) for file, _, row in places]
-        atomic.write_table(columns, _rows_of_files(rows))
+        table = _rows_of_files(rows)
+        if table is not None:
+            atomic.write_table(columns, table)
 
 
-def _rows_of_files(places: Sequence[tuple[str, int]]) -> pa.Table:
-    """The given rows of the input files, every column, in the given order."""
+def _rows_of_files(places: Sequence[tuple[str, int]]) -> pa.Table | None:
+    """The given rows of the input files, every column, in the given order.
+
+    None when the files hold columns of one name and types that have nothing in common.
+    """
     wanted: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for rank, (file, row) in enumerate(places):
         wanted[file].append((row, rank))
@@ -82,7 +87,10 @@ def _rows_of_files(places: Sequence[tuple[str, int]]) -> pa.Table:
                 pieces.append(piece.take(pa.array([row - start for row, _ in here])))
                 ranks += [rank for _, rank in here]
             start += piece.num_rows
-    table = pa.concat_tables(pieces, promote_options="permissive")
+    try:
+        table = pa.concat_tables(pieces, promote_options="permissive")
+    except pa.ArrowException:
+        return None
     return table.take(pa.array(np.argsort(ranks)))
 
 

@@ -12,7 +12,10 @@ from typing import Any
 
 from selfilter_ray.config import Config
 from selfilter_ray.errors import ConfigError
+from selfilter_ray.features.shards import plan_shards, shard_keys
 from selfilter_ray.run_folder import STAGES, RunFolder, stage_key
+from selfilter_ray.samples.files import part_files
+from selfilter_ray.samples.quarantine import count_reasons, read_quarantine
 
 # Finished work of these stages is never thrown away unasked.
 EXPENSIVE = ("featurize", "train")
@@ -35,8 +38,9 @@ class StageKeys:
     def is_finished(self, stage: str) -> bool:
         """Whether the folder holds the stage's result for these inputs and settings."""
         record = self.folder.finished(stage)
-        current = record is not None and record.get("key") == self[stage]
-        return current and all(path.exists() for path in _outputs(self.folder)[stage])
+        if record is None or record["key"] != self[stage]:
+            return False
+        return all(path.exists() for path in self._outputs(stage, record))
 
     def require_before(self, stage: str) -> None:
         """A stage can only follow finished ones.
@@ -59,24 +63,64 @@ class StageKeys:
         """
         for stage in EXPENSIVE:
             record = self.folder.finished(stage)
-            if redo or stage not in stages or record is None or record.get("key") == self[stage]:
+            if redo or stage not in stages:
                 continue
-            raise ConfigError(
-                f"{self.folder.path} holds a finished {stage} of other settings "
-                f"({self._differences(stage)}). Give another run_dir, or --redo to overwrite it."
-            )
+            if record is not None and record["key"] != self[stage]:
+                raise ConfigError(
+                    f"{self.folder.path} holds a finished {stage} of other settings "
+                    f"({self._differences(stage)}). Give another run_dir, or --redo to "
+                    "overwrite it."
+                )
+            if record is None and self._begun_otherwise(stage):
+                raise ConfigError(
+                    f"{self.folder.path} holds an unfinished {stage} of other settings. Take those "
+                    "settings again to go on, give another run_dir, or --redo to start over."
+                )
 
-    def finish(self, stage: str, record: dict[str, Any]) -> None:
-        """Put the stage's record into the manifest; later stages are no longer finished."""
+    def begin(self, stage: str) -> None:
+        """Its outputs are about to change: until it ends, the stage is not finished."""
         manifest = self.folder.manifest()
-        kept = {name: manifest["stages"][name] for name in STAGES if name in manifest["stages"]}
+        if manifest["stages"].pop(stage, None) is not None:
+            self.folder.save_manifest(manifest)
+
+    def finish(self, stage: str, record: dict[str, Any], provenance: dict[str, Any]) -> None:
+        """Put the stage's record into the manifest; what was made from other inputs leaves it."""
+        manifest = self.folder.manifest() | provenance
+        kept = {name: old for name, old in manifest["stages"].items() if old["key"] == self[name]}
         kept[stage] = {"key": self[stage], "settings": self.settings[stage], **record}
         manifest["stages"] = {name: kept[name] for name in STAGES if name in kept}
         manifest["config"] = self.config.model_dump(mode="json")
         manifest["counts"] = _counts(self.folder, manifest["stages"])
-        if "model" in record:
-            manifest.setdefault("models", {})["embedder"] = record["model"]
+        manifest["models"] = {
+            name: model
+            for old in manifest["stages"].values()
+            for name, model in old["models"].items()
+        }
         self.folder.save_manifest(manifest)
+
+    def _begun_otherwise(self, stage: str) -> bool:
+        """Whether the stage was interrupted under another key."""
+        if stage == "featurize":
+            return any(key != self[stage] for key in shard_keys(self.folder.features))
+        checkpoints = self.folder.checkpoints.glob("*/checkpoint_*")
+        return any(path.parent.name != self[stage] for path in checkpoints)
+
+    def _outputs(self, stage: str, record: dict[str, Any]) -> list[Path]:
+        folder = self.folder
+        if stage == "read":
+            return [*part_files(folder.samples, record["out"]), folder.read_quarantine]
+        if stage == "featurize":
+            shards = plan_shards(record["rows"], self.config.featurize.shard_rows)
+            return [
+                folder.quarantine,
+                *(name(folder.features) for s in shards for name in (s.file, s.record_file)),
+            ]
+        return {
+            "train": [folder.score_net, folder.sample_statistics],
+            "score": [folder.scores],
+            "select": [folder.selection, folder.selected_json, folder.selected_ids],
+            "report": [folder.report],
+        }[stage]
 
     def _differences(self, stage: str) -> str:
         changed = []
@@ -105,21 +149,8 @@ def _settings(config: Config) -> dict[str, Any]:
     }
 
 
-def _outputs(folder: RunFolder) -> dict[str, list[Path]]:
-    return {
-        "read": [folder.samples / "part-00000.parquet", folder.read_quarantine],
-        "featurize": [folder.features / "shard-00000.parquet", folder.quarantine],
-        "train": [folder.score_net, folder.sample_statistics],
-        "score": [folder.scores],
-        "select": [folder.selection, folder.selected_json, folder.selected_ids],
-        "report": [folder.report],
-    }
-
-
 def _counts(folder: RunFolder, stages: dict[str, Any]) -> dict[str, Any]:
     """Rows in, out and quarantined by reason, over read and featurize."""
-    from selfilter_ray.samples.quarantine import count_reasons, read_quarantine
-
     counts = dict(stages["read"]["counts"])
     if "featurize" in stages:
         counts["out"] = stages["featurize"]["out"]

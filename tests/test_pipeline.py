@@ -33,10 +33,16 @@ PATIENCE_SECONDS = 240
 
 @pytest.fixture(scope="module")
 def records():
-    """120 records, with absolute image paths."""
+    """120 records, with absolute image paths; every tenth is text only."""
     file = packaged_dataset("easy-vqa/train")
     chosen = json.loads(file.read_text())[:RECORDS]
-    return [record | {"image": str(file.parent / record["image"])} for record in chosen]
+    rows = [record | {"image": str(file.parent / record["image"])} for record in chosen]
+    for row in rows[3::10]:
+        del row["image"]
+        row["conversations"][0]["value"] = row["conversations"][0]["value"].removeprefix(
+            "<image>\n"
+        )
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +169,10 @@ def test_kill_9_in_every_stage_changes_nothing(uninterrupted, settings, tmp_path
 def test_broken_rows_and_images_are_all_accounted_for(ray_cluster, settings, records, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
-    for number, record in enumerate(records[:60]):
+    pictured = [record for record in records if "image" in record][:60]
+    for number, record in enumerate(pictured):
         (folder / f"{number}.png").write_bytes(Path(record["image"]).read_bytes())
-    rows = [record | {"image": f"{n}.png"} for n, record in enumerate(records[:60])]
+    rows = [record | {"image": f"{n}.png"} for n, record in enumerate(pictured)]
     whole = (folder / "7.png").read_bytes()
     (folder / "7.png").write_bytes(whole[: len(whole) // 2])  # the header is fine, the pixels end
     (folder / "8.png").write_bytes(b"")
@@ -221,6 +228,35 @@ def test_another_budget_runs_only_the_selection_again(uninterrupted, settings):
     assert _ids(folder) == before
 
 
+def test_a_stage_that_was_begun_again_is_not_finished(uninterrupted, settings, monkeypatch):
+    folder, _ = uninterrupted
+    before = _ids(folder)
+    monkeypatch.setattr("selfilter_ray.selected.write_selected", _fail)
+    with pytest.raises(ZeroDivisionError):
+        run(settings | {"run_dir": str(folder), "select": {"budget": 5}})
+    monkeypatch.undo()
+    assert "select" not in json.loads((folder / "manifest.json").read_text())["stages"]
+    run(settings | {"run_dir": str(folder)})
+    assert _ids(folder) == before
+    assert pq.read_table(folder / "selection.parquet").num_rows == PICKS
+
+
+def test_a_lost_shard_is_made_again(uninterrupted, settings):
+    folder, manifest = uninterrupted
+    shard = folder / "features" / "shard-00003.parquet"
+    before = pq.read_table(shard)
+    shard.unlink()
+    again = run(settings | {"run_dir": str(folder)})
+    assert pq.read_table(shard).equals(before)
+    assert again["stages"]["train"] == manifest["stages"]["train"]
+
+
+def test_more_workers_than_the_machine_has_are_refused(ray_cluster, settings, tmp_path):
+    features = settings["featurize"] | {"actors": 3}
+    with pytest.raises(ConfigError, match="asks for 3 CPUs, this machine offers 2"):
+        run(settings | {"run_dir": str(tmp_path / "run"), "featurize": features})
+
+
 def test_a_budget_over_the_pool_is_refused(uninterrupted, settings):
     folder, _ = uninterrupted
     with pytest.raises(ConfigError, match="only 120 records are usable"):
@@ -233,6 +269,10 @@ def test_two_runs_in_one_folder_are_refused(settings, tmp_path):
 
     with RunFolder(tmp_path).locked(), pytest.raises(ConfigError, match="another process"):
         run(config)
+
+
+def _fail(*arguments: object) -> None:
+    raise ZeroDivisionError
 
 
 def _ids(folder: Path) -> str:

@@ -12,7 +12,7 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from selfilter_ray.config import Config
-from selfilter_ray.distributed.runtime import has_gpu
+from selfilter_ray.distributed.runtime import has_gpu, require
 from selfilter_ray.errors import ConfigError, SelfilterError
 from selfilter_ray.features.embedder import build_embedder
 from selfilter_ray.features.extract import COLUMNS, Extractor
@@ -81,6 +81,7 @@ def featurize_shards(
         if isinstance(settings.actors, tuple)
         else (settings.actors, settings.actors)
     )
+    require(config.ray, highest, settings.cpus_per_actor, gpus, "featurize.actors x cpus_per_actor")
     work = [{"number": s.number, "start": s.start, "stop": s.stop} for s in shards]
     dataset = ray.data.from_items(work, override_num_blocks=len(work)).map(
         ShardActor,  # type: ignore[arg-type]

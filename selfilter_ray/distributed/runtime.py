@@ -56,6 +56,26 @@ def has_gpu() -> bool:
     return bool(ray.cluster_resources().get("GPU", 0) >= 1)
 
 
+def require(config: RayConfig, workers: int, cpus: int, gpus: float, what: str) -> None:
+    """Refuse what a local instance can never offer; a cluster may still grow.
+
+    Raises:
+        ConfigError: naming the settings; without it the run would wait for ever.
+    """
+    import ray
+
+    if config.address is not None or os.environ.get("RAY_ADDRESS"):
+        return
+    offered = ray.cluster_resources()
+    for kind, wanted in (("CPU", workers * cpus), ("GPU", workers * gpus)):
+        there = offered.get(kind, 0)
+        if wanted > there:
+            raise ConfigError(
+                f"{what} asks for {wanted:g} {kind}s, this machine offers {there:g}: "
+                "lower it, set ray.num_cpus to share cores, or give ray.address of a cluster."
+            )
+
+
 def describe() -> str:
     """Run a task, and say what the cluster offers."""
     import ray

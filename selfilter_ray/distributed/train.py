@@ -16,13 +16,15 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from selfilter_ray import atomic
 from selfilter_ray.config import Config
-from selfilter_ray.distributed.runtime import has_gpu
-from selfilter_ray.errors import SelfilterError
+from selfilter_ray.distributed.runtime import has_gpu, require
+from selfilter_ray.errors import ArtifactError, ConfigError, DataError, SelfilterError
 from selfilter_ray.stage1.engine import prepare_accelerator
 from selfilter_ray.stage1.trainer import Paths, Trainer
 
 CHECKPOINTS_KEPT = 2
+CONTROLLER_FAILURES = 3
 OUTCOME = "outcome.json"
+ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, ArtifactError)}
 
 
 def train_on_ray(config: Config, paths: Paths, storage: Path, name: str) -> dict[str, Any]:
@@ -42,6 +44,9 @@ def train_on_ray(config: Config, paths: Paths, storage: Path, name: str) -> dict
     gpus = train.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if has_gpu() else 0.0
+    require(
+        config.ray, train.workers, train.cpus_per_worker, gpus, "train.workers x cpus_per_worker"
+    )
     resources = {"CPU": float(train.cpus_per_worker)} | ({"GPU": gpus} if gpus else {})
     backend = train.backend
     if backend == "auto":
@@ -59,16 +64,24 @@ def train_on_ray(config: Config, paths: Paths, storage: Path, name: str) -> dict
         run_config=RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=train.max_failures),
+            failure_config=FailureConfig(
+                max_failures=train.max_failures,
+                controller_failure_limit=CONTROLLER_FAILURES,  # type: ignore[call-arg]
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
         ),
     )
     outcome = paths.output / OUTCOME
     outcome.unlink(missing_ok=True)
-    trainer.fit()
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError:
+        if not outcome.exists():
+            raise
     summary: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8"))
     if "failed" in summary:
-        raise SelfilterError(f"Stage 1 stopped: {summary['failed']} Checkpoints are kept.")
+        kind = ERRORS.get(summary["kind"], SelfilterError)
+        raise kind(f"Stage 1 stopped: {summary['failed']} Checkpoints are kept.")
     return summary
 
 
@@ -91,7 +104,8 @@ def _worker(settings: dict[str, Any]) -> None:
     try:
         summary = _trained(config, paths)
     except SelfilterError as error:
-        atomic.write_json(paths.output / OUTCOME, {"failed": str(error)})
+        failure = {"failed": str(error), "kind": type(error).__name__}
+        atomic.write_json(paths.output / OUTCOME, failure)
         raise
     # Ray Train hands back the metrics of the last checkpoint, not those of the last report.
     if ray.train.get_context().get_world_rank() == 0:
@@ -103,7 +117,7 @@ def _trained(config: Config, paths: Paths) -> dict[str, Any]:
     _continue(trainer)
 
     def save(metrics: dict[str, float]) -> None:
-        with tempfile.TemporaryDirectory(dir=paths.output) as folder:
+        with tempfile.TemporaryDirectory(dir=paths.output / "checkpoints") as folder:
             trainer.save_checkpoint(Path(folder))
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 

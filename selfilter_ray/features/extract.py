@@ -17,13 +17,12 @@ import torch
 
 from selfilter_ray.config import FeaturizeConfig, LimitsConfig
 from selfilter_ray.features.embedder import Embedder
+from selfilter_ray.features.shards import OK, TEXT_ONLY
 from selfilter_ray.samples.files import iterate_samples
 from selfilter_ray.samples.images import load_image
 from selfilter_ray.samples.quarantine import BadRow
 from selfilter_ray.samples.record import Sample, scorer_text
 
-OK = "ok"
-TEXT_ONLY = "text_only"
 COLUMNS = ("id", "locator", "turns", "images")
 
 

@@ -19,8 +19,11 @@ import pyarrow.parquet as pq
 
 from selfilter_ray import atomic
 from selfilter_ray.errors import ArtifactError
-from selfilter_ray.features.extract import OK, TEXT_ONLY
 from selfilter_ray.samples.quarantine import BadRow, Quarantined
+
+# Values of ``status`` of a usable row; any other is a reason of the quarantine.
+OK = "ok"
+TEXT_ONLY = "text_only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,12 @@ def shard_record(folder: Path, shard: Shard, key: str) -> ShardRecord | None:
         return None
     complete = record.key == key and record.rows == shard.stop - shard.start
     return record if complete and shard.file(folder).is_file() else None
+
+
+def shard_keys(folder: Path) -> set[str]:
+    """The keys that the complete shards of a folder were made under."""
+    files = list(folder.glob("shard-*.done.json"))
+    return {str(json.loads(file.read_text(encoding="utf-8")).get("key")) for file in files}
 
 
 def remove_other_shards(folder: Path, key: str, shards: list[Shard]) -> None:

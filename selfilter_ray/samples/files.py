@@ -34,10 +34,15 @@ def write_samples(folder: Path, table: pa.Table) -> None:
     """Write the table as ``part-*.parquet``, replacing what was there."""
     for old in folder.glob("part-*.parquet"):
         old.unlink()
-    for number, start in enumerate(range(0, table.num_rows, ROWS_PER_FILE)):
-        part = table.slice(start, ROWS_PER_FILE)
-        with atomic.replacing(folder / f"part-{number:05d}.parquet") as temporary:
+    for number, file in enumerate(part_files(folder, table.num_rows)):
+        part = table.slice(number * ROWS_PER_FILE, ROWS_PER_FILE)
+        with atomic.replacing(file) as temporary:
             pq.write_table(part, temporary, compression="zstd", row_group_size=ROWS_PER_GROUP)
+
+
+def part_files(folder: Path, rows: int) -> list[Path]:
+    """The files that so many records are stored in."""
+    return [folder / f"part-{number:05d}.parquet" for number in range(-(-rows // ROWS_PER_FILE))]
 
 
 def read_samples(folder: Path, columns: Sequence[str]) -> pa.Table:

@@ -18,8 +18,6 @@ from selfilter_ray.samples.quarantine import BadRow
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
-# Our own limit is checked first and gives a reason; Pillow's would raise or warn in its own words.
-Image.MAX_IMAGE_PIXELS = None
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 # Once for the process: images are opened by many threads, and catch_warnings is not for threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -56,6 +54,8 @@ def _opened(source: Path | bytes, limits: LimitsConfig) -> Image.Image:
         )
     except UnidentifiedImageError:
         raise BadRow("image_format", "not an image of a known format") from None
+    except Image.DecompressionBombError as error:  # Pillow's own limit lies above our default
+        raise BadRow("image_too_large", str(error)[:200]) from None
     except Exception as error:  # see load_image
         raise BadRow("image_broken", f"header cannot be read: {_short(error)}") from None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,14 @@ class Pool:
         }
 
 
+class NothingUsableError(DataError):
+    """No row can be used. ``quarantined`` says why, row by row."""
+
+    def __init__(self, message: str, quarantined: list[Quarantined]) -> None:
+        super().__init__(message)
+        self.quarantined = quarantined
+
+
 def read_pool(
     config: DataConfig,
     image_store: Path,
@@ -77,7 +86,8 @@ def read_pool(
         progress: told the number of rows of each chunk.
 
     Raises:
-        DataError: when a file cannot be read, or no row is usable.
+        DataError: when a file cannot be read.
+        NothingUsableError: when no row is usable.
     """
     reading = _Reading(config, image_store)
     with ThreadPoolExecutor(config.check_threads) as threads:
@@ -146,7 +156,8 @@ class _Reading:
 
     def finish(self, seed: int) -> Pool:
         if not self.ids:
-            raise DataError(_nothing_usable(self.rows_in, self.quarantined))
+            message = _nothing_usable(self.rows_in, self.quarantined)
+            raise NothingUsableError(message, self.quarantined)
         table = pa.Table.from_batches(self.batches, schema=SCHEMA)
         single = self._drop_repeats(table)
         input_ids = [self.ids[row] for row in single]
@@ -256,8 +267,9 @@ def _source_of(file: Path, images: tuple[str | bytes, ...]) -> str:
     """Where a record says nothing of its source: its file, and the first folder of its image."""
     if not images:
         return f"{file.stem}/text"
-    folder = Path(images[0]).parts[0] if isinstance(images[0], str) else ""
-    return f"{file.stem}/{folder}" if folder and folder != images[0] else file.stem
+    place = os.path.normpath(images[0]) if isinstance(images[0], str) else ""
+    folder, separator, _ = place.lstrip(os.sep).partition(os.sep)
+    return f"{file.stem}/{folder}" if separator else file.stem
 
 
 def _id_of(row: Any) -> str | None:

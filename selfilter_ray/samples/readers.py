@@ -7,6 +7,7 @@ rows cannot be told apart, is a ``DataError``.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,13 +137,21 @@ def _read_arrow(file: Path) -> Iterator[RawRow]:
         with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
             columns = _plain_columns(stream.schema, file)
             pieces = (
-                batch.slice(start, ARROW_BATCH_ROWS).select(columns)
-                for batch in stream
+                batch.slice(start, ARROW_BATCH_ROWS)
+                for batch in _validated(stream, columns)
                 for start in range(0, batch.num_rows, ARROW_BATCH_ROWS)
             )
             yield from _arrow_rows(pieces, file)
     except pa.ArrowException as error:
         raise DataError(f"{file} is not a readable Arrow stream: {error}") from None
+
+
+def _validated(stream: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    # Arrow trusts the offsets of a stream: wrong ones would read memory that is not ours.
+    for batch in stream:
+        plain = batch.select(columns)
+        plain.validate(full=True)
+        yield plain
 
 
 def _plain_columns(schema: pa.Schema, file: Path) -> list[str]:
@@ -191,6 +200,8 @@ def _json_of(row: dict[str, Any]) -> str:
 def _without_bytes(value: Any) -> Any:
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no NaN; columns use it for what is missing
     if isinstance(value, dict):
         return {key: _without_bytes(item) for key, item in value.items()}
     if isinstance(value, list):

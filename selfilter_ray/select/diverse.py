@@ -14,6 +14,7 @@ Shapes: N samples, D features, B picks, K neighbours of a pick.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -143,6 +144,7 @@ class _Neighbours:
         norm_N = np.sqrt(np.einsum("nd,nd->n", features_ND, features_ND, dtype=np.float64))
         scale_N = np.divide(1.0, norm_N, out=np.zeros_like(norm_N), where=norm_N > 0)
         self.unit_ND = (features_ND * scale_N[:, None]).astype(np.float32)
+        self.twin_N = _first_equal_row(features_ND)
         self._squares: dict[int, float] = {}
         # Bound of the float32 product's error against the true cosine.
         self.margin = float(np.finfo(np.float32).eps) * (features_ND.shape[1] + 4)
@@ -152,7 +154,9 @@ class _Neighbours:
         if self.k == 0 or not remaining_N.any():
             return np.empty(0, dtype=np.int64), np.empty(0)
         proposed = self._proposed(pick, remaining_N)
-        cosines = np.array([self._cosine(pick, int(other)) for other in proposed])
+        # Equal rows have one cosine: a crowd of duplicates costs no more than one of them.
+        distinct, place = np.unique(self.twin_N[proposed], return_inverse=True)
+        cosines = np.array([self._cosine(pick, int(other)) for other in distinct])[place]
         order = np.lexsort((proposed, -cosines))[: self.k]
         return proposed[order], cosines[order]
 
@@ -179,6 +183,13 @@ class _Neighbours:
         # Products of two float32 are exact in float64, and fsum rounds their sum once.
         products = self.features_ND[first].astype(np.float64) * self.features_ND[second]
         return math.fsum(products.tolist())
+
+
+def _first_equal_row(features_ND: np.ndarray) -> np.ndarray:
+    """(N,) for each row the number of the first row of the same bytes."""
+    first: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in features_ND)
+    return np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], np.int64)
 
 
 def _checked(

@@ -17,10 +17,11 @@ from torch.utils.data import Dataset
 from transformers import AutoImageProcessor, AutoTokenizer, LlavaConfig
 
 from selfilter_ray.config import LimitsConfig, TrainConfig
-from selfilter_ray.errors import ConfigError
+from selfilter_ray.errors import ConfigError, DataError
 from selfilter_ray.features.shards import Features
 from selfilter_ray.samples.files import sample_of
 from selfilter_ray.samples.images import load_image
+from selfilter_ray.samples.quarantine import BadRow
 from selfilter_ray.stage1.loss import IGNORED
 from selfilter_ray.stage1.model import Batch
 from selfilter_ray.stage1.prompt import encode
@@ -75,7 +76,13 @@ class Stage1Data(Dataset[Example]):
             self.image_tokens,
             self.config.max_length,
         )
-        pixels = [self._pixels(name) for name in sample.images]
+        try:
+            pixels = [self._pixels(name) for name in sample.images]
+        except BadRow as error:
+            raise DataError(
+                f"the image of {sample.id} was there when features were made, and is not usable "
+                f"now: {error.detail}. Put it back."
+            ) from None
         features_D = torch.from_numpy(self.features.features_ND[row].copy())
         return Example(row, encoded.input_ids, encoded.labels, pixels, features_D)
 

@@ -74,10 +74,11 @@ def shards_at_load(config: TrainConfig) -> Any:
     return HfDeepSpeedConfig(settings)
 
 
-def full_weights(engine: Any, frozen: bool) -> dict[str, torch.Tensor]:
-    """Every parameter that learned, or every one, whole, on the CPU. All ranks must call it.
+def full_weights(engine: Any, frozen: bool, keep: bool) -> dict[str, torch.Tensor]:
+    """Every parameter that learned, or every one, whole, on the CPU.
 
-    The score net comes in float32 from the optimizer's own copy, the VLM in its own type.
+    All ranks must call it; those that do not ``keep`` the result get an empty one. The score net
+    comes in float32 from the optimizer's own copy, the VLM in its own type.
     """
     import deepspeed
 
@@ -86,23 +87,23 @@ def full_weights(engine: Any, frozen: bool) -> dict[str, torch.Tensor]:
         if not (parameter.requires_grad or frozen):
             continue
         with deepspeed.zero.GatheredParameters([parameter]):
-            value = parameter.detach().cpu().clone()
+            if keep:
+                weights[name] = parameter.detach().to("cpu", copy=True)
         if name.startswith("score_net."):
-            value = _master_copy(engine.optimizer, parameter, value)
-        weights[name] = value
+            master = _master_copy(engine.optimizer, parameter)
+            if keep and master is not None:
+                weights[name] = master.detach().float().cpu().view(weights[name].shape)
     return weights
 
 
-def _master_copy(
-    optimizer: Any, parameter: torch.nn.Parameter, value: torch.Tensor
-) -> torch.Tensor:
+def _master_copy(optimizer: Any, parameter: torch.nn.Parameter) -> torch.Tensor | None:
+    """The optimizer's float32 copy; None where the parameter is its own. All ranks must call it."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     if hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id"):
-        master = safe_get_full_fp32_param(parameter)
-    else:
-        master = _unsharded_copy(optimizer, parameter)
-    return value.float() if master is None else master.detach().float().cpu().view(value.shape)
+        master: torch.Tensor | None = safe_get_full_fp32_param(parameter)
+        return master
+    return _unsharded_copy(optimizer, parameter)
 
 
 def _unsharded_copy(optimizer: Any, parameter: torch.nn.Parameter) -> torch.Tensor | None:

@@ -247,7 +247,7 @@ class Trainer:
     def _save_outputs(self) -> None:
         train = self.config.train
         whole = train.save_vlm and train.trainable.language_model != "lora"
-        weights = full_weights(self.engine, frozen=whole)
+        weights = full_weights(self.engine, frozen=whole, keep=self.rank == 0)
         statistics = self.statistics.merged(self.device)
         if self.rank == 0:
             save_outputs(self, weights, statistics)

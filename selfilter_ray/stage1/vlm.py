@@ -47,6 +47,9 @@ def prepare_vlm(config: VlmConfig, folder: Path, texts: Iterable[str], seed: int
         What ``from_pretrained`` takes.
     """
     if isinstance(config, PretrainedVlm):
+        # What every rank is going to load: better missed here than there.
+        LlavaConfig.from_pretrained(config.path)
+        AutoTokenizer.from_pretrained(config.path)
         return config.path
     torch.manual_seed(seed)
     model, tokenizer = (
