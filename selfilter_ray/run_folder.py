@@ -89,7 +89,7 @@ class RunFolder:
                 f"{self.manifest_file} has format {format}, this version reads "
                 f"{FORMAT}: use the version that wrote it, or another run_dir."
             )
-        if format is None or not isinstance(manifest.get("stages"), dict):
+        if format is None or not _are_stages(manifest.get("stages")):
             raise ArtifactError(f"{self.manifest_file} is not a manifest: remove it to start over.")
         return manifest
 
@@ -98,8 +98,8 @@ class RunFolder:
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """The record of a finished stage, or None."""
-        record = self.manifest()["stages"].get(stage)
-        return record if isinstance(record, dict) else None
+        record: dict[str, Any] | None = self.manifest()["stages"].get(stage)
+        return record
 
     def require(self, stage: str) -> dict[str, Any]:
         """The record of a finished stage.
@@ -111,6 +111,12 @@ class RunFolder:
         if record is None:
             raise ConfigError(f"{self.path} has no finished stage {stage!r}: run it first.")
         return record
+
+
+def _are_stages(stages: Any) -> bool:
+    return isinstance(stages, dict) and all(
+        isinstance(record, dict) and "key" in record for record in stages.values()
+    )
 
 
 def stage_key(*parts: Any) -> str:

@@ -11,7 +11,6 @@ import pytest
 
 from selfilter_ray.config import (
     BundledConfig,
-    Config,
     DataConfig,
     FeaturizeConfig,
     SelectConfig,
@@ -397,9 +396,3 @@ def test_sections_inside_sections_leave_out_their_own_speed_settings():
         inner: Inner = Inner()
 
     assert Outer().result_fields() == {"inner": {"exact": 2}}
-
-
-def test_a_config_of_configs_names_every_section():
-    assert set(Config.model_fields) == {
-        "run_dir", "seed", "data", "featurize", "train", "select", "report", "ray",
-    }  # fmt: skip

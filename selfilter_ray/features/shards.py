@@ -80,18 +80,25 @@ def finish_shard(folder: Path, shard: Shard, table: pa.Table, record: ShardRecor
 
 def shard_record(folder: Path, shard: Shard, key: str) -> ShardRecord | None:
     """The record of a complete shard made under ``key``, or None."""
-    try:
-        record = ShardRecord(**json.loads(shard.record_file(folder).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    record = _record(shard.record_file(folder))
+    if record is None:
         return None
     complete = record.key == key and record.rows == shard.stop - shard.start
     return record if complete and shard.file(folder).is_file() else None
 
 
+def _record(file: Path) -> ShardRecord | None:
+    """A record from its file; None when there is none, or it is torn."""
+    try:
+        return ShardRecord(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 def shard_keys(folder: Path) -> set[str]:
     """The keys that the complete shards of a folder were made under."""
-    files = list(folder.glob("shard-*.done.json"))
-    return {str(json.loads(file.read_text(encoding="utf-8")).get("key")) for file in files}
+    records = (_record(file) for file in folder.glob("shard-*.done.json"))
+    return {record.key for record in records if record is not None}
 
 
 def remove_other_shards(folder: Path, key: str, shards: list[Shard]) -> None:
