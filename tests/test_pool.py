@@ -503,3 +503,16 @@ def test_missing_or_damaged_samples_are_an_artifact_error(tmp_path):
     part.write_bytes(part.read_bytes()[:-9])
     with pytest.raises(ArtifactError, match="is damaged"):
         read_samples(tmp_path, ["id"])
+
+
+def test_pictures_of_one_name_in_two_folders_are_two_records(tmp_path):
+    inputs = []
+    for name, side in (("a", 8), ("b", 80)):
+        folder = tmp_path / name
+        folder.mkdir()
+        Image.new("RGB", (side, side), "red").save(folder / "0.png")
+        turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "red"}]
+        (folder / "pool.json").write_text(json.dumps([{"image": "0.png", "conversations": turns}]))
+        inputs.append(str(folder / "pool.json"))
+    pool = read_pool(DataConfig(inputs=inputs), tmp_path / "store")
+    assert (pool.table.num_rows, pool.quarantined) == (2, [])
