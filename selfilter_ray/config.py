@@ -295,7 +295,7 @@ class ReportConfig(Strict):
 
 
 class RayConfig(Strict):
-    """Where Ray runs: null starts a local instance on the loopback interface."""
+    """Where Ray runs: null starts a local instance on the loopback interface, of ``num_cpus``."""
 
     address: str | None = None
     num_cpus: Positive | None = None

@@ -65,6 +65,8 @@ class RunFolder:
                 raise ConfigError(
                     f"another process is working in {self.path}: wait for it."
                 ) from None
+            for folder in (self.path, self.samples, self.features, self.stage1):
+                atomic.sweep(folder)
             yield
         finally:
             os.close(descriptor)

@@ -333,6 +333,14 @@ def test_other_input_files_change_everything_but_moving_them_changes_nothing(fol
     assert all(keys(folder, edited)[stage] != base[stage] for stage in STAGES)
 
 
+def test_what_a_killed_writer_left_is_swept_away_when_the_folder_is_taken(folder):
+    (folder.features).mkdir(parents=True)
+    (folder.features / ".shard-00000.parquet.12-ab.tmp").write_text("torn")
+    (folder.features / "shard-00001.parquet").write_text("whole")
+    with folder.locked():
+        assert files_in(folder.features) == {"shard-00001.parquet"}
+
+
 # What is finished
 
 
