@@ -217,7 +217,7 @@ def test_everything_of_the_user_is_escaped(tmp_path: Path) -> None:
             "inputs": [{"path": bad, "bytes": bad, "sha256": bad}],
             "versions": {bad: bad},
             "models": {bad: bad},
-            "stages": {bad: {"rows": bad, "seconds": bad}},
+            "stages": {bad: {"key": "k", "rows": bad, "seconds": bad}},
         }
     )
     text, page = render(folder)
@@ -336,7 +336,9 @@ def test_correlations_in_words(folder: RunFolder) -> None:
 
 def with_correlation(folder: RunFolder, rho: float | None) -> Page:
     correlations = {"difficulty_answer_length": rho, "difficulty_loss": None}
-    folder.save_manifest({"format": 1, "stages": {"train": {"correlations": correlations}}})
+    folder.save_manifest(
+        {"format": 1, "stages": {"train": {"key": "k", "correlations": correlations}}}
+    )
     return render(folder)[1]
 
 
@@ -513,8 +515,8 @@ def test_stages_and_origin(folder: RunFolder) -> None:
         {
             "format": 1,
             "stages": {
-                "score": {"rows": 40, "seconds": 0.0},
-                "train": {"rows": 120, "seconds": 80.0, "world_size": 2, "steps": 1},
+                "score": {"key": "k", "rows": 40, "seconds": 0.0},
+                "train": {"key": "k", "rows": 120, "seconds": 80.0, "world_size": 2, "steps": 1},
             },
             "config": {"train": {"learning_rate": 2e-05}},
             "inputs": [{"path": "/data/pool.json", "bytes": 2048, "sha256": "abc"}],
