@@ -12,32 +12,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from selfilter_ray.errors import ConfigError
-
-Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Strict(BaseModel):
-    """A config section. Fields named in ``speed_only`` cannot change a result, only its cost."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
-    )
-    speed_only: ClassVar[frozenset[str]] = frozenset()
-
-    def result_fields(self) -> dict[str, Any]:
-        """The settings that decide the result: what a finished stage is recognised by."""
-        return {
-            name: value.result_fields() if isinstance(value, Strict) else value
-            for name, value in self
-            if name not in self.speed_only
-        }
+from selfilter_ray.strict import Fraction, Positive, Strict
 
 
 class LimitsConfig(Strict):
