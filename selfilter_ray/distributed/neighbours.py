@@ -1,0 +1,94 @@
+"""Stage 2 over features that no single machine has to hold: one Ray actor a part, one coordinator.
+
+The coordinator keeps a few numbers a sample and asks all actors at once; see
+``select.neighbours.sharded``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from selfilter_ray.features.shards import load_shards
+from selfilter_ray.select.greedy import Picks, pick_greedily
+from selfilter_ray.select.neighbours.backends import BackendName
+from selfilter_ray.select.neighbours.search import product_margin
+from selfilter_ray.select.neighbours.shard import FeatureShard
+from selfilter_ray.select.neighbours.sharded import ShardedSearch
+from selfilter_ray.select.sites import Sites
+
+
+class ShardActor:
+    """Loads its feature files and answers for them."""
+
+    def __init__(self, files: list[str], backend: BackendName) -> None:
+        features = load_shards([Path(file) for file in files])
+        self._ids = features.ids
+        self._width = features.features_ND.shape[1]
+        self._shard = FeatureShard(features.features_ND, backend)
+
+    def contents(self) -> tuple[list[str], list[bytes], int]:
+        """Ids, digests of the rows, and D."""
+        return self._ids.tolist(), self._shard.digests(), self._width
+
+    def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        """A method of the shard."""
+        return getattr(self._shard, method)(*arguments)
+
+
+def select_sharded(
+    files: Sequence[Path],
+    ids: np.ndarray,
+    base_N: np.ndarray,
+    budget: int,
+    gamma: float,
+    k_nearest: int,
+    shards: int,
+    backend: BackendName = "exact",
+    progress: Callable[[int], None] = lambda picks: None,
+) -> Picks:
+    """``select_diverse`` with the features in ``shards`` actors.
+
+    Args:
+        files: of the feature shards, readable on every node.
+        ids: (N,) all usable samples, sorted.
+        base_N: float64, difficulties before any penalty, in that order.
+
+    Returns:
+        The same picks as on one machine.
+    """
+    parts = [list(map(str, part)) for part in np.array_split(np.array(files, object), shards)]
+    actors = [ray.remote(ShardActor).remote(part, backend) for part in parts if part]
+    contents = ray.get([actor.contents.remote() for actor in actors])
+    shard_N, row_N, digests = _placed(ids, contents)
+    sites = Sites.of(digests)
+
+    def call(calls: Sequence[tuple[int, str, tuple[Any, ...]]]) -> list[Any]:
+        return ray.get([actors[n].call.remote(method, given) for n, method, given in calls])
+
+    search = ShardedSearch(
+        call, shard_N, row_N, sites, product_margin(contents[0][2]), backend == "faiss-ivf"
+    )
+    try:
+        return pick_greedily(search, sites, base_N, budget, gamma, k_nearest, progress)
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def _placed(
+    ids: np.ndarray, contents: Sequence[tuple[list[str], list[bytes], int]]
+) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
+    """Shard, row and digest of every sample, in the order of the ids."""
+    found = np.concatenate([np.array(own, dtype=object) for own, _, _ in contents])
+    shard = np.concatenate([np.full(len(own), n) for n, (own, _, _) in enumerate(contents)])
+    row = np.concatenate([np.arange(len(own)) for own, _, _ in contents])
+    digests = [digest for _, own, _ in contents for digest in own]
+    order = np.argsort(found, kind="stable")
+    if not np.array_equal(found[order], ids):
+        raise ValueError("the shards do not hold the samples that have difficulties")
+    return shard[order], row[order], [digests[place] for place in order]

@@ -1,0 +1,1 @@
+"""Searching neighbours by cosine: one interface, several backends."""
