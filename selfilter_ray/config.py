@@ -17,7 +17,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from selfilter_ray.compare.settings import CompareConfig
 from selfilter_ray.errors import ConfigError
+from selfilter_ray.measure.settings import MeasureConfig
+from selfilter_ray.scorers.image_reward.settings import ImageRewardConfig
+from selfilter_ray.scorers.judge.settings import JudgeConfig
+from selfilter_ray.select.settings import SETTINGS, SelectConfig, SelfilterSettings
 from selfilter_ray.strict import Fraction, Positive, Strict
 
 
@@ -181,6 +186,9 @@ class TrainConfig(Strict):
 
     ``batch_size`` is the number of samples a device sees at once: the softmax of the weights runs
     over it (``weight_scope: device``, the paper's release) or over all devices (``global``).
+    The score net sees CLIP features, the ratings ``score_columns`` (the paper's Scores setting) or
+    both; ``score_net_hidden`` are the sizes of its hidden layers, none for the paper's linear one.
+    ``objective``: Self-Filter's, CoIDO's, or plain tuning without a score net.
     """
 
     speed_only = frozenset({"checkpoint_steps", "max_failures", "loader_workers"})
@@ -191,6 +199,14 @@ class TrainConfig(Strict):
     trainable: TrainableConfig = TrainableConfig()
     lora: LoraConfig = LoraConfig()
 
+    objective: Literal["selfilter", "coido", "plain"] = "selfilter"
+    inputs: Literal["clip", "scores", "both"] = "clip"
+    score_columns: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "clip_score",
+        "image_reward",
+        "judge_quality",
+    )
+    score_net_hidden: tuple[Positive, ...] = ()
     loss_reduction: Literal["sum", "mean"] = "sum"
     weight_scope: Literal["device", "global"] = "device"
     score_net_init: Literal["zeros", "uniform"] = "zeros"
@@ -239,33 +255,44 @@ RESERVED_DEEPSPEED_KEYS = frozenset(
 )
 
 
-class SelectConfig(Strict):
-    """Stage 2. ``budget``: how many to keep; or ``ratio``: the share of the usable records."""
+class RatingsConfig(Strict):
+    """Ratings of a sample by other models: of ImageReward, and of LLM judges."""
 
-    method: Literal["selfilter"] = "selfilter"
-    budget: Annotated[int, Field(ge=0)] | None = None
-    ratio: Fraction | None = None
-    gamma: Annotated[float, Field(ge=0)] = 1.0
-    k_nearest: Annotated[int, Field(ge=0)] = 10
-    difficulty: Literal["shifted", "raw"] = "shifted"
+    image_reward: ImageRewardConfig | None = None
+    judges: tuple[JudgeConfig, ...] = ()
 
     @model_validator(mode="after")
-    def _one_size(self) -> SelectConfig:
-        if self.budget is not None and self.ratio is not None:
-            raise ValueError("give budget or ratio, not both")
+    def _one_judge_a_column(self) -> RatingsConfig:
+        columns = [judge.column for judge in self.judges]
+        if len(set(columns)) < len(columns):
+            raise ValueError("judges: one for each dimension")
         return self
 
-    def count(self, usable_rows: int) -> int:
-        """Number of records to keep of ``usable_rows`` (15 % when nothing is set)."""
-        if self.budget is None:
-            ratio = 0.15 if self.ratio is None else self.ratio
-            return min(usable_rows, round(ratio * usable_rows))
-        if self.budget > usable_rows:
-            raise ConfigError(
-                f"select.budget is {self.budget}, but only {usable_rows} records are usable: "
-                "lower the budget, or give select.ratio instead."
-            )
-        return self.budget
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the ratings that will be made."""
+        reward = ("image_reward",) if self.image_reward is not None else ()
+        return (*reward, *(judge.column for judge in self.judges))
+
+
+class SeedModelConfig(Strict):
+    """MLLM-Selector's seed model: the VLM tuned plainly on the seed set. Null: as in ``train``."""
+
+    epochs: Positive | None = 1
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+
+
+class CoidoModelConfig(Strict):
+    """CoIDO's scorer: an MLP trained on part of the pool, balanced between clusters.
+
+    ``inputs``: ``both`` takes the ratings ``train.score_columns`` beside the CLIP features.
+    """
+
+    pool_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    clusters: Positive = 20
+    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (256, 64)
+    inputs: Literal["clip", "scores", "both"] = "clip"
+    epochs: Positive | None = None
 
 
 class ReportConfig(Strict):
@@ -289,10 +316,27 @@ class Config(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig
     featurize: FeaturizeConfig = FeaturizeConfig()
+    ratings: RatingsConfig = RatingsConfig()
     train: TrainConfig = TrainConfig()
-    select: SelectConfig = SelectConfig()
+    measure: MeasureConfig = MeasureConfig()
+    seed_model: SeedModelConfig = SeedModelConfig()
+    coido_model: CoidoModelConfig = CoidoModelConfig()
+    select: SelectConfig = SelfilterSettings()
+    compare: CompareConfig = CompareConfig()
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _ratings_for_the_score_net(self) -> Config:
+        if self.train.inputs == "clip":
+            return self
+        missing = set(self.train.score_columns) - {"clip_score", *self.ratings.columns}
+        if missing:
+            raise ValueError(
+                f"train.score_columns wants {', '.join(sorted(missing))}, which no rater in "
+                "ratings makes: configure one, or shorten the list"
+            )
+        return self
 
 
 def load_config(
@@ -426,6 +470,7 @@ def _field_path(location: Sequence[str | int]) -> list[str | int]:
 
 _UNION_MEMBERS: dict[str | int, frozenset[str]] = {
     "embedder": frozenset({"open_clip", "bundled"}),
+    "select": frozenset(SETTINGS),
     "vlm": frozenset({"pretrained", "assembled", "scratch"}),
     "vision": frozenset({"str", "function-after[_whole_patches(), VisionConfig]"}),
     "actors": frozenset({"constrained-int", "tuple[constrained-int, constrained-int]"}),
@@ -433,7 +478,7 @@ _UNION_MEMBERS: dict[str | int, frozenset[str]] = {
 
 
 def _suggest(path: Sequence[str | int]) -> str:
-    known = sorted(_known_keys(Config))
+    known = _known_keys(Config)
     parent = ".".join(str(part) for part in path[:-1])
     unknown = str(path[-1])
     siblings = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == parent]
@@ -444,13 +489,14 @@ def _suggest(path: Sequence[str | int]) -> str:
     return f" Known here: {', '.join(sorted(set(siblings)))}." if siblings else ""
 
 
-def _known_keys(model: type[BaseModel], prefix: str = "") -> set[str]:
-    keys: set[str] = set()
+def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every key, in the order of the sections: what a user meets first comes first."""
+    keys: list[str] = []
     for name, field in model.model_fields.items():
-        keys.add(prefix + name)
+        keys.append(prefix + name)
         for section in _sections(field.annotation):
-            keys |= _known_keys(section, f"{prefix}{name}.")
-    return keys
+            keys += _known_keys(section, f"{prefix}{name}.")
+    return list(dict.fromkeys(keys))
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:

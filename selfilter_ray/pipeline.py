@@ -1,4 +1,4 @@
-"""The main flow: read, featurize, train, score, select, report.
+"""The main flow: read, featurize, (rate,) train, score, select, report.
 
 Each stage reads what the ones before it left in the run's folder, and is skipped when it is
 finished with the same inputs and settings. Everything that imports Ray or torch is imported by the
@@ -7,21 +7,24 @@ stage that needs it.
 
 from __future__ import annotations
 
-import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfilter_ray import atomic, provenance
 from selfilter_ray.config import Config, load_config
 from selfilter_ray.errors import DataError
 from selfilter_ray.run_folder import STAGES, RunFolder
+from selfilter_ray.select.settings import MethodSettings, SelfilterSettings
 from selfilter_ray.stages import StageKeys
 from selfilter_ray.terminal import Terminal
+from selfilter_ray.wanted import costs_of, methods_of, wanted_by
+
+if TYPE_CHECKING:
+    from selfilter_ray.select.contract import Pool, Selection
 
 
 def run(
@@ -49,10 +52,19 @@ def run(
 
 
 class Pipeline:
-    """One run in its folder."""
+    """One run in its folder.
 
-    def __init__(self, config: Config, terminal: Terminal, redo: bool = False) -> None:
+    Args:
+        redo: allow that finished features or training of other settings are thrown away.
+        comparing: make what the methods of ``compare`` need, too.
+    """
+
+    def __init__(
+        self, config: Config, terminal: Terminal, redo: bool = False, comparing: bool = False
+    ) -> None:
         self.config = config
+        self.comparing = comparing
+        self.methods = methods_of(config, comparing)
         self.folder = RunFolder(config.run_dir)
         self.terminal = terminal
         self.redo = redo
@@ -63,7 +75,8 @@ class Pipeline:
         """The stages that are not finished yet."""
         with self.folder.locked(), self._resources:
             self.keys = self._begin(stages)
-            todo = [stage for stage in stages if not self.keys.is_finished(stage)]
+            asked = self.keys.needed(stages) if len(stages) > 1 else stages
+            todo = [stage for stage in asked if not self.keys.is_finished(stage)]
             if not todo:
                 self.terminal.say(
                     f"{self.folder.path}: nothing left to do, every stage is finished."
@@ -123,76 +136,123 @@ class Pipeline:
                 "models": {"embedder": shards.model_hash(folder)},
             }
 
+    def rate(self) -> None:
+        """Ratings by ImageReward and LLM judges to ``ratings.parquet``."""
+        import pyarrow as pa
+
+        from selfilter_ray.features.shards import usable_ids
+        from selfilter_ray.rating import rate_pool
+
+        rows = self._records("featurize")
+        total = rows * len(self.config.ratings.columns)
+        with self._stage("rate", "ratings", total) as (advance, record):
+            ids = pa.array(usable_ids(self.folder.features), pa.string())
+            table, counts = rate_pool(
+                self.config,
+                self.folder,
+                ids,
+                self.keys["featurize"],
+                self._connect,
+                self.terminal,
+                advance,
+            )
+            atomic.write_table(self.folder.ratings, table)
+            record |= {"rows": rows, **counts}
+
     def train(self) -> None:
         """Stage 1: ``samples/`` and ``features/`` to ``stage1/``, on Ray Train and DeepSpeed."""
-        from selfilter_ray.stage1.prepare import INITIAL_VLM, count_steps, prepare_model
+        from selfilter_ray.stage1.prepare import count_steps
+        from selfilter_ray.training import train_into
 
-        train, stage1 = self.config.train, self.folder.stage1
-        checkpoints = self.folder.checkpoints
-        if not (checkpoints / self.keys["train"]).exists():
-            shutil.rmtree(stage1, ignore_errors=True)
         rows = self._records("featurize")
         self.config.select.count(rows)  # a budget that cannot be met is better known before
         with self._stage("train", "steps", count_steps(self.config, rows)) as (advance, record):
-            model = prepare_model(self.config, self.folder)
-            self._connect()
-            from selfilter_ray.distributed.train import train_on_ray
+            summary = train_into(
+                self.folder.stage1,
+                self.keys["train"],
+                self.config,
+                self.folder,
+                self._connect,
+                advance,
+            )
             from selfilter_ray.stage1.summary import correlations
-            from selfilter_ray.stage1.trainer import Paths
 
-            paths = Paths(self.folder.samples, self.folder.features, stage1, model)
-            with _following(self.folder.metrics, advance):
-                summary = train_on_ray(self.config, paths, checkpoints, self.keys["train"])
-            record |= {"rows": rows * train.epochs, **summary}
+            record["models"] = {"vlm": summary.pop("vlm")}
+            record |= {"rows": rows * self.config.train.epochs, **summary}
             record["correlations"] = correlations(self.folder)
-            record["models"] = {"vlm": provenance.hash_model(model)}
-        for needless in (checkpoints, stage1 / INITIAL_VLM):
-            shutil.rmtree(needless, ignore_errors=True)
 
     def score(self) -> None:
-        """The score net over all features, on Ray Data, to ``scores.parquet``."""
+        """All that the methods want to know of each sample, to ``scores.parquet``."""
+        from selfilter_ray.known import KnownSamples
+
         rows = self._records("featurize")
-        with self._stage("score", "rows", rows) as (advance, record):
-            self._connect()
-            import pyarrow.parquet as pq
-
-            from selfilter_ray.distributed.score import score_shards
-            from selfilter_ray.features.shards import load_features, shard_files
-            from selfilter_ray.scoring import score_table
-
-            ids, z_N = score_shards(shard_files(self.folder.features), self.folder.score_net)
-            features = load_features(self.folder.features)
-            statistics = pq.read_table(self.folder.sample_statistics)
-            atomic.write_table(self.folder.scores, score_table(ids, z_N, features, statistics))
-            advance(rows)
-            record["rows"] = rows
+        with self._stage("score", "rows", None) as (advance, record):
+            known = KnownSamples(
+                self.config, self.folder, self.keys, self._connect, self.terminal.say, advance
+            )
+            table = known.table(self.keys.wanted, self.methods, self._budget(rows))
+            atomic.write_table(self.folder.scores, table)
+            record |= {"rows": rows, "columns": table.column_names, "parts": known.seconds}
 
     def select(self) -> None:
-        """Stage 2: difficulties and features to the picks and the chosen records."""
-        import pyarrow.parquet as pq
-
-        from selfilter_ray.features.shards import load_features
-        from selfilter_ray.select import select_diverse
+        """Stage 2, or another method: what is known of the pool to the chosen records."""
+        from selfilter_ray.run_pool import load_pool
+        from selfilter_ray.select.registry import select
         from selfilter_ray.selected import selection_table, write_selected
 
         settings = self.config.select
         budget = settings.count(self._records("featurize"))
         with self._stage("select", "picks", budget) as (advance, record):
-            features = load_features(self.folder.features)
-            difficulty_N = pq.read_table(self.folder.scores)["difficulty"].to_numpy()
-            picks = select_diverse(
-                features.features_ND,
-                difficulty_N,
-                budget,
-                settings.gamma,
-                settings.k_nearest,
-                settings.difficulty,
-                advance,
-            )
-            table = selection_table(features.ids, picks)
+            if isinstance(settings, SelfilterSettings) and settings.shards > 1:
+                pool = load_pool(self.folder, [])
+                selection = self._select_sharded(pool, settings, budget, advance)
+            else:
+                pool = load_pool(self.folder, [settings])
+                selection = select(pool, budget, self.config.seed, settings, advance)
+            table = selection_table(pool.ids, selection)
             atomic.write_table(self.folder.selection, table)
             write_selected(self.folder, table["id"].to_pylist())
-            record["rows"] = budget
+            record |= {"rows": table.num_rows, "method": settings.method}
+            record["details"] = dict(selection.details)
+
+    def _select_sharded(
+        self,
+        pool: Pool,
+        settings: SelfilterSettings,
+        budget: int | None,
+        advance: Callable[[int], None],
+    ) -> Selection:
+        """Self-Filter's Stage 2 with the features in Ray actors."""
+        self._connect()
+        from selfilter_ray.distributed.neighbours import select_sharded
+        from selfilter_ray.features.shards import shard_files
+
+        files = shard_files(self.folder.features)
+        return select_sharded(files, pool, int(budget or 0), settings, advance)
+
+    def compare(self) -> Path:
+        """Several methods and seeds on this pool, to ``comparison.json`` and ``compare.html``."""
+        from selfilter_ray.compare.comparison import compare
+        from selfilter_ray.compare.entries import entries_of, with_reference
+        from selfilter_ray.compare.files import write_comparison
+        from selfilter_ray.compare.terminal_table import print_comparison
+        from selfilter_ray.report.compare_page import write_compare_page
+        from selfilter_ray.run_pool import load_pool
+
+        settings = self.config.compare
+        rows = self._records("featurize")
+        with self.folder.locked():
+            pool = load_pool(self.folder, (), features=True)
+            entries, _ = with_reference(entries_of(settings.methods, pool))
+            runs = len(settings.seeds) * len(entries)
+            with self.terminal.stage("compare", "runs", runs) as advance:
+                costs = costs_of(entries, self.folder)
+                comparison = compare(
+                    pool, entries, settings.seeds, self._budget(rows), costs, progress=advance
+                )
+                write_comparison(self.folder.path, comparison)
+        print_comparison(self.terminal.output, comparison)
+        return write_compare_page(self.folder, comparison, self.config.report)
 
     def report(self) -> None:
         """Everything above to ``report.html``."""
@@ -210,7 +270,8 @@ class Pipeline:
         inputs = provenance.describe_inputs(
             input_files(self.config.data), manifest.get("inputs", ())
         )
-        keys = StageKeys(self.config, inputs, self.folder)
+        wanted = wanted_by(self.methods, self.config)
+        keys = StageKeys(self.config, inputs, self.folder, wanted)
         keys.refuse_loss(stages, self.redo)
         self.provenance = {
             "created": manifest.get("created", _now()),
@@ -238,33 +299,20 @@ class Pipeline:
         """How many records a finished stage passed on."""
         return int(self.folder.require(stage)["out"])
 
+    def _budget(self, rows: int) -> int:
+        """How many records the methods of this run keep."""
+        own = self.config.select.count(rows)
+        otherwise = own if own is not None else MethodSettings().count(rows)
+        if not self.comparing:
+            return int(otherwise or 0)
+        return self.config.compare.count(rows, int(otherwise or 0))
+
     def _connect(self) -> None:
         if not self._connected:
             from selfilter_ray.distributed.runtime import connected
 
             self._resources.enter_context(connected(self.config.ray))
             self._connected = True
-
-
-@contextmanager
-def _following(metrics: Path, advance: Callable[[int], None]) -> Iterator[None]:
-    """Report the steps that training logs while the block runs."""
-    stop = threading.Event()
-
-    def follow() -> None:
-        shown = 0
-        while not stop.wait(0.5):
-            lines = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
-            advance(lines - shown)
-            shown = lines
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _now() -> str:

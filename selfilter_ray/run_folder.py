@@ -19,7 +19,7 @@ from selfilter_ray import atomic
 from selfilter_ray.errors import ArtifactError, ConfigError
 
 FORMAT = 1
-STAGES = ("read", "featurize", "train", "score", "select", "report")
+STAGES = ("read", "featurize", "rate", "train", "score", "select", "report")
 
 
 class RunFolder:
@@ -33,11 +33,16 @@ class RunFolder:
         self.images = self.samples / "images"
         self.quarantine = self.path / "quarantine.jsonl"
         self.features = self.path / "features"
+        self.raters = self.path / "ratings"
+        self.ratings = self.path / "ratings.parquet"
         self.stage1 = self.path / "stage1"
         self.checkpoints = self.stage1 / "checkpoints"
         self.score_net = self.stage1 / "score_net.safetensors"
         self.metrics = self.stage1 / "metrics.jsonl"
         self.sample_statistics = self.stage1 / "sample_statistics.parquet"
+        self.seed_model = self.path / "seed_model"
+        self.coido_model = self.path / "coido_model"
+        self.measured = self.path / "measured"
         self.scores = self.path / "scores.parquet"
         self.selection = self.path / "selection.parquet"
         self.selected_json = self.path / "selected.json"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from selfilter_ray.config import parse_config
-from selfilter_ray.errors import DataError
+from selfilter_ray.errors import ConfigError, DataError
 from selfilter_ray.features.embedder import build_embedder
 from selfilter_ray.features.extract import Extractor
 from selfilter_ray.features.shards import OK, TEXT_ONLY, features_of
@@ -33,7 +33,8 @@ class Scorer:
         folder = RunFolder(run_dir)
         folder.require("train")
         self.config = parse_config(folder.manifest()["config"])
-        self.net, _ = load_score_net(folder.score_net)
+        self.net, metadata = load_score_net(folder.score_net)
+        _refuse_ratings(metadata.get("inputs", "clip"), folder)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         embedder = build_embedder(self.config.featurize.embedder, device)
         self._extract = Extractor(embedder, self.config.featurize, self.config.data.limits)
@@ -94,10 +95,18 @@ def load_scorer(run_dir: str | Path, device: str | None = None) -> Scorer:
         device: for the embedder; a GPU when there is one.
 
     Raises:
-        ConfigError: when the folder has no finished Stage 1.
+        ConfigError: when the folder has no finished Stage 1, or its score net takes ratings.
         ArtifactError: when its files are damaged.
     """
     return Scorer(run_dir, device)
+
+
+def _refuse_ratings(inputs: str, folder: RunFolder) -> None:
+    if inputs != "clip":
+        raise ConfigError(
+            f"the score net of {folder.path} takes ratings of each sample (train.inputs: {inputs}),"
+            " which a scorer does not make: train a run with train.inputs: clip."
+        )
 
 
 def _refused(number: int, error: BadRow) -> DataError:

@@ -5,12 +5,17 @@ Shapes: N samples, D features.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import torch
 
 from selfilter_ray.features.shards import Features
-from selfilter_ray.stage1.score_net import ScoreNet
+from selfilter_ray.stage1.inputs import Scaling, net_inputs, read_ratings
+from selfilter_ray.stage1.score_net import ScoreNet, load_score_net
+
+ROWS_AT_ONCE = 65_536  # their copies as float64 stay below a GB
 
 
 def score_features(net: ScoreNet, features_ND: np.ndarray) -> np.ndarray:
@@ -23,8 +28,11 @@ def score_features(net: ScoreNet, features_ND: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"the score net takes {net.features} features a sample, not {features_ND.shape[1:]}"
         )
-    weight_D = net.linear.weight.detach().double().numpy()[0]
-    z_N: np.ndarray = (features_ND.astype(np.float64) @ weight_D).astype(np.float32)
+    z_N = np.zeros(len(features_ND), np.float32)
+    for start in range(0, len(features_ND), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        with torch.inference_mode():
+            z_N[rows] = net(torch.from_numpy(features_ND[rows].astype(np.float64))).numpy()
     return z_N
 
 
@@ -37,33 +45,26 @@ def pool_weights(z_N: np.ndarray) -> np.ndarray:
     return weights
 
 
-def score_table(
-    ids: np.ndarray, z_N: np.ndarray, features: Features, statistics: pa.Table
-) -> pa.Table:
-    """``scores.parquet``: one row a usable record, sorted by id.
+def difficulty_columns(z_N: np.ndarray) -> dict[str, pa.Array]:
+    """``weight`` and ``difficulty`` of ``scores.parquet``, from z of the whole pool."""
+    return {"weight": pa.array(pool_weights(z_N)), "difficulty": pa.array(-z_N)}
+
+
+def net_scores(score_net: Path, features: Features, ratings: Path) -> np.ndarray:
+    """z of each sample, (N,) float32, from whatever the net was trained to see.
 
     Args:
-        ids, z_N: the scored samples, in any order.
-        features: sorted by id; gives the CLIP score.
-        statistics: of Stage 1, by id; gives answer_tokens and train_loss.
+        score_net: file of the net.
+        features: of the samples.
+        ratings: ``ratings.parquet`` of the same samples; read by nets that see ratings.
 
-    Returns:
-        id, weight, difficulty, clip_score, answer_tokens, train_loss.
+    Raises:
+        ArtifactError: when a file is missing or damaged.
     """
-    order = np.argsort(ids, kind="stable")
-    ids, z_N = ids[order], z_N[order]
-    if not np.array_equal(ids, features.ids):
-        raise ValueError("the scored samples are not those that have features")
-    place = pc.index_in(pa.array(ids, pa.string()), value_set=statistics["id"].combine_chunks())
-    known = statistics.take(place)
-    clip_N = features.clip_score_N
-    return pa.table(
-        {
-            "id": pa.array(ids, pa.string()),
-            "weight": pa.array(pool_weights(z_N)),
-            "difficulty": pa.array(-z_N),
-            "clip_score": pa.array(clip_N, mask=np.isnan(clip_N)),
-            "answer_tokens": known["answer_tokens"],
-            "train_loss": known["train_loss"],
-        }
-    )
+    net, metadata = load_score_net(score_net)
+    inputs = metadata.get("inputs", "clip")
+    if inputs == "clip":
+        return score_features(net, features.features_ND)
+    scaling = Scaling.from_dict(metadata["scaling"])
+    values = read_ratings(features, ratings, scaling.columns)
+    return score_features(net, net_inputs(inputs, features, values, scaling)[0])

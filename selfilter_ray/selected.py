@@ -12,38 +12,52 @@ import pyarrow.parquet as pq
 
 from selfilter_ray import atomic
 from selfilter_ray.run_folder import RunFolder
-from selfilter_ray.samples.files import read_samples
-from selfilter_ray.select import Picks
-from selfilter_ray.stage1.data import samples_of
+from selfilter_ray.samples.files import read_samples, samples_of
+from selfilter_ray.select.contract import Selection
+from selfilter_ray.select.diverse import Picks
 
 TEXT_LINES = {".jsonl", ".ndjson"}
 COLUMNS = {".parquet", ".arrow"}
 
 
-def selection_table(ids: np.ndarray, picks: Picks) -> pa.Table:
+def selection_table(ids: np.ndarray, selection: Selection) -> pa.Table:
     """``selection.parquet``: one row a pick.
 
     Returns:
-        id, rank (from 0), difficulty_at_pick, penalty, nearest_earlier_id and its similarity (null
+        id, rank (from 0), value (that the method chose by, null where there is none). Of
+        Self-Filter also difficulty_at_pick, penalty, nearest_earlier_id and its similarity (null
         where no earlier pick pushed it down), penalised_ids and penalised_similarity (what the pick
         pushed down, nearest first).
     """
+    known = np.isfinite(selection.value)
+    table = pa.table(
+        {
+            "id": pa.array(ids[selection.indices], pa.string()),
+            "rank": pa.array(np.arange(len(selection.indices), dtype=np.int64)),
+            "value": pa.array(selection.value, mask=~known),
+        }
+    )
+    if selection.picks is None:
+        return table
+    for name, column in _penalties(ids, selection.picks).items():
+        table = table.append_column(name, column)
+    return table
+
+
+def _penalties(ids: np.ndarray, picks: Picks) -> dict[str, pa.Array]:
+    """What the greedy selection writes down of each pick."""
     none = picks.nearest_earlier < 0
     nearest = ids[np.where(none, 0, picks.nearest_earlier)] if len(ids) else ids
     pushed_BK = picks.neighbours_BK
     known_BK = pushed_BK >= 0
-    return pa.table(
-        {
-            "id": pa.array(ids[picks.indices], pa.string()),
-            "rank": pa.array(np.arange(len(picks.indices), dtype=np.int64)),
-            "difficulty_at_pick": pa.array(picks.difficulty_at_pick),
-            "penalty": pa.array(picks.penalty),
-            "nearest_earlier_id": pa.array(nearest, pa.string(), mask=none),
-            "nearest_earlier_similarity": pa.array(picks.nearest_earlier_similarity, mask=none),
-            "penalised_ids": _lists(ids[pushed_BK[known_BK]], known_BK, pa.string()),
-            "penalised_similarity": _lists(picks.similarity_BK[known_BK], known_BK, pa.float32()),
-        }
-    )
+    return {
+        "difficulty_at_pick": pa.array(picks.difficulty_at_pick),
+        "penalty": pa.array(picks.penalty),
+        "nearest_earlier_id": pa.array(nearest, pa.string(), mask=none),
+        "nearest_earlier_similarity": pa.array(picks.nearest_earlier_similarity, mask=none),
+        "penalised_ids": _lists(ids[pushed_BK[known_BK]], known_BK, pa.string()),
+        "penalised_similarity": _lists(picks.similarity_BK[known_BK], known_BK, pa.float32()),
+    }
 
 
 def write_selected(folder: RunFolder, ids: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """When a stage counts as finished: the key of everything that its result depends on.
 
-A key is made of the stage's settings and the key of the stage before it, so a change reaches all
-that follows and nothing else.
+A key is made of the stage's settings and the keys of the stages that it reads from, so a change
+reaches all that follows and nothing else.
 """
 
 from __future__ import annotations
@@ -16,21 +16,30 @@ from selfilter_ray.features.shards import plan_shards, shard_keys
 from selfilter_ray.run_folder import STAGES, RunFolder, stage_key
 from selfilter_ray.samples.files import part_files
 from selfilter_ray.samples.quarantine import count_reasons, read_quarantine
+from selfilter_ray.strict import Strict
+from selfilter_ray.wanted import Wanted
 
 # Finished work of these stages is never thrown away unasked.
 EXPENSIVE = ("featurize", "train")
 
 
 class StageKeys:
-    """The wanted key of every stage, against those of the manifest."""
+    """The wanted key of every stage, against those of the manifest.
 
-    def __init__(self, config: Config, inputs: Sequence[dict[str, Any]], folder: RunFolder) -> None:
-        self.config, self.folder = config, folder
+    Args:
+        wanted: what the methods of this run need; stages that make none of it are left out.
+    """
+
+    def __init__(
+        self, config: Config, inputs: Sequence[dict[str, Any]], folder: RunFolder, wanted: Wanted
+    ) -> None:
+        self.config, self.folder, self.wanted = config, folder, wanted
         self.settings = _settings(config)
         self._keys: dict[str, str] = {}
-        before = stage_key([(Path(item["path"]).name, item["sha256"]) for item in inputs])
+        files = [(Path(item["path"]).name, item["sha256"]) for item in inputs]
         for stage in STAGES:
-            before = self._keys[stage] = stage_key(before, self.settings[stage])
+            before = [self._keys[name] for name in self._reads_from(stage)] or [stage_key(files)]
+            self._keys[stage] = stage_key(*before, self.settings[stage])
 
     def __getitem__(self, stage: str) -> str:
         return self._keys[stage]
@@ -40,6 +49,8 @@ class StageKeys:
         record = self.folder.finished(stage)
         if record is None or record["key"] != self[stage]:
             return False
+        if stage == "score" and not set(self.wanted.columns) <= set(record["columns"]):
+            return False
         return all(path.exists() for path in self._outputs(stage, record))
 
     def require_before(self, stage: str) -> None:
@@ -48,12 +59,33 @@ class StageKeys:
         Raises:
             ConfigError: naming the stage that is missing.
         """
-        for earlier in STAGES[: STAGES.index(stage)]:
+        for earlier in self.needed(STAGES[: STAGES.index(stage)]):
             if not self.is_finished(earlier):
                 raise ConfigError(
                     f"{stage} needs {earlier} to be finished in {self.folder.path} with these "
                     f"settings: run {earlier} first, or all of it with run."
                 )
+
+    def needed(self, stages: Sequence[str] = STAGES) -> list[str]:
+        """Those of the stages that make something which this run's methods need."""
+        left_out = set()
+        if not self.config.ratings.columns:
+            left_out.add("rate")
+        if not self.wanted.stage1:
+            left_out.add("train")
+        return [stage for stage in stages if stage not in left_out]
+
+    def _reads_from(self, stage: str) -> tuple[str, ...]:
+        train = ("featurize",) if self.config.train.inputs == "clip" else ("rate",)
+        return {
+            "read": (),
+            "featurize": ("read",),
+            "rate": ("featurize",),
+            "train": train,
+            "score": ("rate", "train"),
+            "select": ("score",),
+            "report": ("select",),
+        }[stage]
 
     def refuse_loss(self, stages: Sequence[str], redo: bool) -> None:
         """Stop before finished features or training of other settings would be overwritten.
@@ -116,6 +148,7 @@ class StageKeys:
                 *(name(folder.features) for s in shards for name in (s.file, s.record_file)),
             ]
         return {
+            "rate": [folder.ratings],
             "train": [folder.score_net, folder.sample_statistics],
             "score": [folder.scores],
             "select": [folder.selection, folder.selected_json, folder.selected_ids],
@@ -142,11 +175,23 @@ def _settings(config: Config) -> dict[str, Any]:
     return {
         "read": {"data": data, "seed": seed if config.data.limit else None},
         "featurize": {"featurize": config.featurize.result_fields()},
+        "rate": {
+            "image_reward": _fields(config.ratings.image_reward),
+            "judges": [judge.result_fields() for judge in config.ratings.judges],
+        },
         "train": {"train": config.train.result_fields(), "seed": seed},
-        "score": {},
-        "select": {"select": config.select.result_fields()},
+        "score": {
+            "measure": config.measure.result_fields(),
+            "seed_model": config.seed_model.result_fields(),
+            "coido_model": config.coido_model.result_fields(),
+        },
+        "select": {"select": config.select.result_fields(), "seed": seed},
         "report": {"report": config.report.result_fields()},
     }
+
+
+def _fields(section: Strict | None) -> dict[str, Any] | None:
+    return None if section is None else section.result_fields()
 
 
 def _counts(folder: RunFolder, stages: dict[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def test_wrong_config_is_exit_2_with_a_suggestion(call, config, tmp_path):
 def test_a_stage_without_those_before_it_is_exit_2(call, config):
     code, _, err = call("select", str(config))
     assert code == 2
-    assert "select needs read to be finished" in err
+    assert "score needs read to be finished" in err
 
 
 def test_an_unset_environment_variable_is_named(call, tmp_path, monkeypatch):

@@ -13,13 +13,13 @@ from selfilter_ray.config import (
     BundledConfig,
     DataConfig,
     FeaturizeConfig,
-    SelectConfig,
     Strict,
     TrainConfig,
     load_config,
     parse_config,
 )
 from selfilter_ray.errors import ConfigError
+from selfilter_ray.select.settings import SelfilterSettings
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 ASSEMBLED = {"kind": "assembled", "language_model": "m"}
@@ -145,7 +145,7 @@ def test_every_wrong_key_is_named_at_once():
         ({"select": {"ratio": float("nan")}}, "select.ratio"),
         ({"select": {"gamma": float("nan")}}, "select.gamma"),
         ({"select": {"gamma": float("inf")}}, "select.gamma"),
-        ({"select": {"method": "random"}}, "select.method"),
+        ({"select": {"method": "randm"}}, "select"),
         ({"select": {"budget": 5, "ratio": 0.5}}, "select"),
         ({"train": {"learning_rate": 0}}, "train.learning_rate"),
         ({"train": {"learning_rate": float("inf")}}, "train.learning_rate"),
@@ -199,12 +199,12 @@ def test_a_config_cannot_be_changed_once_it_is_checked():
     ],
 )
 def test_budget_or_ratio_say_how_many_records_to_keep(settings, count):
-    assert SelectConfig(**settings).count(100) == count
+    assert SelfilterSettings(**settings).count(100) == count
 
 
 def test_a_budget_past_the_usable_records_is_refused():
     with pytest.raises(ConfigError, match=r"select\.budget is 101, but only 100 records"):
-        SelectConfig(budget=101).count(100)
+        SelfilterSettings(budget=101).count(100)
 
 
 def test_both_budget_and_ratio_are_refused():

@@ -15,6 +15,14 @@ PACKAGE = Path(selfilter_ray.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ALGORITHMS = (
     "selfilter_ray.select.diverse",
+    "selfilter_ray.select.registry",
+    "selfilter_ray.select.neighbours.sharded",
+    "selfilter_ray.compare.comparison",
+    "selfilter_ray.measure.measurer",
+    "selfilter_ray.scorers.image_reward.rater",
+    "selfilter_ray.scorers.judge.run",
+    "selfilter_ray.known",
+    "selfilter_ray.training",
     "selfilter_ray.stage1.trainer",
     "selfilter_ray.stage1.prepare",
     "selfilter_ray.stage1.summary",
@@ -26,8 +34,8 @@ ALGORITHMS = (
     "selfilter_ray.scorer",
     "selfilter_ray.report",
 )
-STAGE_COMMANDS = ("run", "featurize", "train", "score", "select", "report")
-NOT_YET = ("compare", "serve", "ingest", "submit")
+STAGE_COMMANDS = ("run", "featurize", "train", "score", "select", "report", "compare")
+NOT_YET = ("serve", "ingest", "submit")
 COMMANDS = {*STAGE_COMMANDS, *NOT_YET, "validate", "doctor"}
 
 

@@ -307,6 +307,44 @@ def test_picks_show_what_they_pushed_down(folder: RunFolder) -> None:
     assert "The pick itself had lost 0.250 to earlier picks and stood at 0.500" in page.words
 
 
+PLAIN_PICKS = ["id", "rank"]
+
+
+def chosen_by(folder: RunFolder, method: str, *stages: str) -> tuple[str, Page]:
+    """The page of a run whose records another method chose."""
+    picks = pq.read_table(folder.selection).select(PLAIN_PICKS)
+    pq.write_table(picks, folder.selection)
+    records = {stage: {"key": "k", "rows": 10, "seconds": 1.0} for stage in ("select", *stages)}
+    records["select"]["method"] = method
+    folder.save_manifest({"format": 1, "stages": records})
+    return render(folder, sheet_images=4)
+
+
+def test_another_method_shows_its_first_picks_beside_the_difficulties(folder: RunFolder) -> None:
+    text, page = chosen_by(folder, "el2n", "train")
+    assert "10 of 40 records chosen (25.0 %) by EL2N, mean difficulty 0.500" in page.words
+    assert "EL2N run" in page.words
+    shown = re.findall(r'<code title="(r\d+)"', section_of(text, "picks"))
+    assert shown == ["r39", "r38", "r37", "r36"]
+    assert "Hardest records" in page.words
+    assert "pushed down" not in page.words
+    assert "too near" not in page.words
+
+
+def test_a_run_without_stage_1_says_so_and_shows_no_difficulties(folder: RunFolder) -> None:
+    scores = pq.read_table(folder.scores)
+    pq.write_table(scores.select(["id"]), folder.scores)
+    text, page = chosen_by(folder, "semdedup")
+    assert "10 of 40 records chosen (25.0 %) by SemDeDup without Stage 1." in page.words
+    assert "ifficulty" not in page.words
+    assert "n/a" not in page.words
+    assert "First picks" in page.words
+    assert "75.0 % 30" in page.words  # the sources
+    targets = {item["href"] for item in page.all("a") if str(item["href"]).startswith("#")}
+    assert targets <= {f"#{item.get('id')}" for item in page.all("section")}
+    assert '<b title="difficulty">' not in text
+
+
 def test_telling_picks_are_spread_over_the_ranking() -> None:
     similarity = [[0.5], [0.9], [], [0.7, 0.1], [0.2], [0.3]]
     rows = [

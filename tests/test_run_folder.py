@@ -19,6 +19,7 @@ from selfilter_ray.config import DataConfig, FeaturizeConfig, TrainConfig, load_
 from selfilter_ray.errors import ArtifactError, ConfigError
 from selfilter_ray.run_folder import FORMAT, STAGES, RunFolder, stage_key
 from selfilter_ray.stages import StageKeys
+from selfilter_ray.wanted import wanted_by
 
 INPUTS = [{"path": "/pool/a.json", "sha256": "0" * 64}]
 LATER = {stage: set(STAGES[number:]) for number, stage in enumerate(STAGES)}
@@ -29,6 +30,7 @@ OUTPUTS = {
         "features/shard-00000.done.json",
         "quarantine.jsonl",
     ],
+    "rate": ["ratings.parquet"],
     "train": ["stage1/score_net.safetensors", "stage1/sample_statistics.parquet"],
     "score": ["scores.parquet"],
     "select": ["selection.parquet", "selected.json", "selected.ids"],
@@ -259,7 +261,8 @@ def config(**sections: Any) -> Any:
 
 
 def keys(folder: RunFolder, inputs: Any = INPUTS, **sections: Any) -> StageKeys:
-    return StageKeys(config(**sections), inputs, folder)
+    settings = config(**sections)
+    return StageKeys(settings, inputs, folder, wanted_by([settings.select], settings))
 
 
 def changed(folder: RunFolder, one: dict[str, Any], other: dict[str, Any]) -> set[str]:
@@ -354,6 +357,8 @@ def finish(folder: RunFolder, wanted: StageKeys, *stages: str) -> None:
         record: dict[str, Any] = {"rows": 3, "out": 3, "models": {}}
         if stage == "read":
             record["counts"] = {"in": 3, "out": 3, "quarantined": {}}
+        if stage == "score":
+            record["columns"] = ["id", *wanted.wanted.columns]
         if stage == "featurize":
             record["models"] = {"embedder": "hash"}
         wanted.finish(stage, record, {"seed": 0})
@@ -400,7 +405,7 @@ def test_a_stage_that_begins_again_is_not_finished_until_it_ends(folder):
 def test_what_was_made_from_other_settings_leaves_the_manifest(folder):
     finish(folder, keys(folder), *STAGES)
     finish(folder, keys(folder, select={"ratio": 0.5}), "select")
-    assert list(folder.manifest()["stages"]) == ["read", "featurize", "train", "score", "select"]
+    assert list(folder.manifest()["stages"]) == list(STAGES[:-1])
 
 
 def test_a_stage_needs_all_before_it_finished_with_these_settings(folder):

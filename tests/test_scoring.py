@@ -16,12 +16,12 @@ from safetensors.torch import save
 
 from selfilter_ray.config import DataConfig
 from selfilter_ray.errors import ArtifactError
-from selfilter_ray.features.shards import Features
 from selfilter_ray.run_folder import RunFolder
 from selfilter_ray.samples.files import write_samples
 from selfilter_ray.samples.pool import read_pool
-from selfilter_ray.scoring import pool_weights, score_features, score_table
+from selfilter_ray.scoring import difficulty_columns, pool_weights, score_features
 from selfilter_ray.select import select_diverse
+from selfilter_ray.select.contract import Selection
 from selfilter_ray.selected import selection_table, write_selected
 from selfilter_ray.stage1 import ScoreNet
 from selfilter_ray.stage1.score_net import load_score_net, save_score_net
@@ -74,34 +74,20 @@ def test_features_of_another_size_are_refused(shape):
         score_features(net_of(1.0, 1.0), np.zeros(shape))
 
 
-def test_scores_are_sorted_by_id_and_keep_what_is_unknown_null():
-    features = Features(
-        np.array(["a", "b", "c"], dtype=object),
-        np.zeros((3, 2)),
-        np.array([0.5, np.nan, 0.25], "f4"),
-    )
-    statistics = pa.table(
-        {
-            "id": ["c", "b", "a"],
-            "answer_tokens": pa.array([3, 2, 1], pa.int32()),
-            "train_loss": pa.array([0.3, None, 0.1], pa.float32()),
-        }
-    )
-    ids = np.array(["c", "a", "b"], dtype=object)
-    table = score_table(ids, np.array([1, 2, -3], "f4"), features, statistics).to_pydict()
-    assert table["id"] == ["a", "b", "c"]
-    assert table["difficulty"] == [-2.0, 3.0, -1.0]
-    assert table["weight"][0] > table["weight"][2] > table["weight"][1]
-    assert table["clip_score"] == [0.5, None, 0.25]
-    assert table["answer_tokens"] == [1, 2, 3]
-    assert table["train_loss"] == [pytest.approx(0.1), None, pytest.approx(0.3)]
-    with pytest.raises(ValueError, match="not those"):
-        score_table(ids[:2], np.zeros(2, "f4"), features, statistics)
+def test_hard_samples_have_a_low_weight():
+    columns = {
+        name: column.to_pylist()
+        for name, column in difficulty_columns(np.array([1, 2, -3], "f4")).items()
+    }
+    assert columns["difficulty"] == [-1.0, -2.0, 3.0]
+    assert columns["weight"][1] > columns["weight"][0] > columns["weight"][2]
 
 
 def test_a_score_net_comes_back_as_it_was_saved(tmp_path):
     weight_1D = torch.randn(1, 5, generator=torch.Generator().manual_seed(0))
-    save_score_net(tmp_path / "net.safetensors", weight_1D, {"loss_reduction": "mean"})
+    save_score_net(
+        tmp_path / "net.safetensors", {"linear.weight": weight_1D}, {"loss_reduction": "mean"}
+    )
     net, metadata = load_score_net(tmp_path / "net.safetensors")
     assert torch.equal(net.linear.weight, weight_1D)
     assert metadata == {"loss_reduction": "mean"}
@@ -166,13 +152,25 @@ def test_a_pickle_is_never_executed(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+def selection_of(picks):
+    """What Self-Filter's method makes of the picks of its greedy selection."""
+    return Selection(picks.indices, picks.difficulty_at_pick.astype(np.float64), {}, picks)
+
+
+def test_a_selection_of_another_method_has_its_values_and_no_penalties():
+    ids = np.array(["a", "b", "c"], dtype=object)
+    table = selection_table(ids, Selection(np.array([2, 0]), np.array([0.5, np.nan])))
+    assert table.to_pydict() == {"id": ["c", "a"], "rank": [0, 1], "value": [0.5, None]}
+
+
 def test_selection_names_what_pushed_each_pick_down():
     ids = np.array(["a", "b", "c"], dtype=object)
     features_ND = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     picks = select_diverse(features_ND, [3.0, 2.0, 1.0], 3, k_nearest=1, difficulty="raw")
-    assert selection_table(ids, picks).to_pydict() == {
+    assert selection_table(ids, selection_of(picks)).to_pydict() == {
         "id": ["a", "c", "b"],
         "rank": [0, 1, 2],
+        "value": [3.0, 1.0, -1.0],
         "difficulty_at_pick": [3.0, 1.0, -1.0],
         "penalty": [0.0, 0.0, 3.0],
         "nearest_earlier_id": [None, None, "a"],
@@ -185,7 +183,7 @@ def test_selection_names_what_pushed_each_pick_down():
 @pytest.mark.parametrize("rows", [0, 3])
 def test_a_selection_of_nothing_has_its_columns(rows):
     ids = np.array(["a", "b", "c"][:rows], dtype=object)
-    table = selection_table(ids, select_diverse(np.ones((rows, 2)), np.ones(rows), 0))
+    table = selection_table(ids, selection_of(select_diverse(np.ones((rows, 2)), np.ones(rows), 0)))
     assert table.num_rows == 0
     assert table.schema.field("penalised_ids").type == pa.list_(pa.string())
     assert table.schema.field("nearest_earlier_id").type == pa.string()

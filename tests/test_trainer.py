@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 from transformers import LlavaForConditionalGeneration
 
 from selfilter_ray.config import Config
-from selfilter_ray.errors import ConfigError
+from selfilter_ray.errors import ArtifactError, ConfigError
 from selfilter_ray.features.extract import fixed_size_list
 from selfilter_ray.features.shards import Shard, ShardRecord, finish_shard
 from selfilter_ray.samples.files import table_of, write_samples
 from selfilter_ray.samples.record import ASSISTANT, USER, Sample, Turn
 from selfilter_ray.stage1.engine import deepspeed_config, prepare_accelerator
-from selfilter_ray.stage1.score_net import load_score_net
+from selfilter_ray.stage1.rows import write_rows
+from selfilter_ray.stage1.score_net import ScoreNet, load_score_net
 from selfilter_ray.stage1.trainer import NotFiniteError, Paths, Trainer
 from selfilter_ray.stage1.vlm import prepare_vlm
 
@@ -52,9 +53,20 @@ TRAIN = {
 }
 
 
+JUDGES = [
+    {"base_url": "http://unused/v1", "model": "unused", "dimension": dimension}
+    for dimension in ("quality", "accuracy")
+]
+
+
 def make_config(**train) -> Config:
     return Config.model_validate(
-        {"run_dir": "unused", "data": {"inputs": ["unused"]}, "train": TRAIN | train}
+        {
+            "run_dir": "unused",
+            "data": {"inputs": ["unused"]},
+            "ratings": {"judges": JUDGES},
+            "train": TRAIN | train,
+        }
     )
 
 
@@ -65,8 +77,16 @@ class Pool:
     folder: Path
     model: str
 
-    def trainer(self, output: Path, features: str = "features", **train) -> Trainer:
-        paths = Paths(self.folder / "samples", self.folder / features, output, self.model)
+    def trainer(
+        self,
+        output: Path,
+        features: str = "features",
+        ratings: Path | None = None,
+        rows: Path | None = None,
+        **train,
+    ) -> Trainer:
+        samples = self.folder / "samples"
+        paths = Paths(samples, self.folder / features, output, self.model, ratings, rows)
         trainer = Trainer(make_config(**train), paths, torch.device("cpu"))
         trainer.start_log()
         return trainer
@@ -159,7 +179,12 @@ def test_a_finished_run_leaves_whole_outputs(zero_stage, pool, tmp_path):
     trained = trainer.engine.module
     assert net.linear.weight.shape == (1, 5)
     assert torch.equal(net.linear.weight, trained.score_net.linear.weight)
-    assert metadata == {"loss_reduction": "mean", "weight_scope": "device"}
+    assert metadata == {
+        "loss_reduction": "mean",
+        "weight_scope": "device",
+        "inputs": "clip",
+        "scaling": None,
+    }
 
     reloaded = LlavaForConditionalGeneration.from_pretrained(tmp_path / "vlm").state_dict()
     weights = trained.vlm.state_dict()
@@ -431,3 +456,151 @@ def test_deepspeed_settings_are_laid_over_those_of_the_config():
     assert settings["zero_optimization"] == {"stage": 1, "overlap_comm": True}
     assert settings["prescale"] == 1
     assert settings["train_micro_batch_size_per_gpu"] == 4
+
+
+# Part of the pool, and other objectives
+
+
+SOME = np.array(["08", "01", "05", "03", "02"], dtype=object)  # any order
+
+
+@pytest.fixture
+def some_rows(tmp_path):
+    """A file that names five of the ten samples, in two clusters."""
+    write_rows(tmp_path / "rows.parquet", SOME, np.array([4, 0, 4, 0, 0]))
+    return tmp_path / "rows.parquet"
+
+
+def test_training_on_part_of_the_pool_sees_that_part_alone(pool, some_rows, tmp_path):
+    trainer = pool.trainer(tmp_path, rows=some_rows, epochs=2)
+    assert trainer.data.features.ids.tolist() == sorted(SOME)
+    assert trainer.engine.module.cluster_M.tolist() == [0, 0, 0, 4, 4]
+    whole = pool.trainer(tmp_path / "whole").data
+    for place, id in enumerate(sorted(SOME)):
+        example, same = trainer.data[place], whole[int(id)]
+        assert example.row == place
+        assert example.input_ids == same.input_ids
+        assert torch.equal(example.features_D, same.features_D)
+    trainer.run(never)
+    assert [line["samples"] for line in logged(tmp_path)] == [4, 1, 4, 1]
+    statistics = pq.read_table(tmp_path / "sample_statistics.parquet").to_pydict()
+    assert statistics["id"] == sorted(SOME)
+    assert all(math.isfinite(loss) for loss in statistics["train_loss"])
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_plain_tuning_is_by_the_mean_token_loss_and_leaves_a_vlm_alone(zero_stage, pool, tmp_path):
+    settings = {"objective": "plain", "loss_reduction": "mean", "score_net_init": "uniform"}
+    trainer = pool.trainer(tmp_path, epochs=2, zero_stage=zero_stage, **settings)
+    trainer.run(never)
+    for line in logged(tmp_path):
+        assert line["loss"] == pytest.approx(line["plain_loss"], rel=1e-5)
+        assert line["score_std"] == 0.0
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "vlm"}
+    before = pool.initial()
+    after = LlavaForConditionalGeneration.from_pretrained(tmp_path / "vlm").state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_plain_tuning_weighs_every_answer_token_alike(pool, tmp_path):
+    trainer = pool.trainer(tmp_path, objective="plain", zero_stage=0)
+    model, data = trainer.engine.module, trainer.data
+    with torch.no_grad():
+        losses = model(data.collate([data[row] for row in (9, 0, 4)]))
+    expected = losses.loss_sum_B.sum() / losses.tokens_B.sum()
+    assert losses.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert not any(value.requires_grad for value in model.score_net.parameters())
+
+
+COIDO = {"objective": "coido", "score_net_hidden": (4, 3), "score_net_init": "uniform"}
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_coido_learns_its_uncertainties_and_an_mlp(zero_stage, pool, some_rows, tmp_path):
+    settings = COIDO | {"zero_stage": zero_stage, "save_vlm": False}
+    trainer = pool.trainer(tmp_path, rows=some_rows, epochs=4, **settings)
+    before = {name: value.clone() for name, value in initial_net().state_dict().items()}
+    trainer.run(never)
+    net, metadata = load_score_net(tmp_path / "score_net.safetensors")
+    assert [tuple(layer.weight.shape) for layer in net.hidden] == [(4, 5), (3, 4)]
+    assert metadata["inputs"] == "clip"
+    state = net.state_dict()
+    assert any(not torch.equal(state[name], before[name]) for name in before)
+    log_variance_2 = whole_parameter(trainer, "log_variance_2")
+    assert log_variance_2.abs().min() > 1e-3
+    assert not (tmp_path / "vlm").exists()
+    assert len(logged(tmp_path)) == 8
+
+
+def initial_net():
+    """The score net of ``COIDO`` as a trainer begins with it."""
+    torch.manual_seed(0)
+    return ScoreNet(5, "uniform", (4, 3))
+
+
+def whole_parameter(trainer, name):
+    """A parameter, gathered where ZeRO-3 has cut it up."""
+    import deepspeed
+
+    parameter = dict(trainer.engine.module.named_parameters())[name]
+    with deepspeed.zero.GatheredParameters([parameter]):
+        return parameter.detach().clone()
+
+
+def test_coido_s_loss_joins_the_weighted_loss_and_the_balance_of_its_batch(
+    pool, some_rows, tmp_path
+):
+    trainer = pool.trainer(tmp_path, rows=some_rows, zero_stage=0, **COIDO)
+    model, data = trainer.engine.module, trainer.data
+    batch = data.collate([data[row] for row in range(5)])
+    with torch.no_grad():
+        found = model(batch)
+        weights_B = torch.softmax(found.z_B, 0)
+    importance = 5 * (weights_B * found.loss_sum_B).sum() / found.tokens_B.sum()
+    means = (5 * weights_B[:3].mean(), 5 * weights_B[3:].mean())
+    balance = ((means[0] - means[1]) / 2) ** 2
+    assert found.loss.item() == pytest.approx(0.5 * (importance + balance).item(), rel=1e-5)
+
+
+def test_a_stopped_coido_run_ends_as_one_that_was_not(pool, some_rows, tmp_path):
+    whole, checkpoint, rest = (tmp_path / name for name in ("whole", "checkpoint", "rest"))
+    trainer = pool.trainer(whole, rows=some_rows, checkpoint_steps=4, **COIDO)
+    trainer.run(lambda metrics: trainer.save_checkpoint(checkpoint))
+    resumed = pool.trainer(rest, rows=some_rows, checkpoint_steps=100, **COIDO)
+    shutil.copy(whole / "metrics.jsonl", rest)
+    resumed.load_checkpoint(checkpoint)
+    resumed.run(never)
+    one, other = (
+        load_score_net(folder / "score_net.safetensors")[0].state_dict() for folder in (whole, rest)
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("inputs", "size"), [("scores", 2), ("both", 7)])
+def test_the_score_net_can_see_ratings(inputs, size, pool, some_rows, tmp_path):
+    rated = np.arange(ROWS, dtype=np.float32)
+    columns = {"judge_quality": rated, "judge_accuracy": rated % 3}
+    ids = [f"{row:02d}" for row in range(ROWS)]
+    pq.write_table(pa.table({"id": ids} | columns), tmp_path / "ratings.parquet")
+    names = ["judge_accuracy", "judge_quality"]
+    settings = {"inputs": inputs, "score_columns": names, "epochs": 2}
+    ratings = tmp_path / "ratings.parquet"
+    trainer = pool.trainer(tmp_path, ratings=ratings, rows=some_rows, **settings)
+    seen_D = trainer.data[1].features_D  # sample 02
+    assert seen_D[-2:].tolist() == pytest.approx([1.0, 2 * 2 / 9 - 1])  # scaled over all ten
+    trainer.run(never)
+    net, metadata = load_score_net(tmp_path / "score_net.safetensors")
+    assert net.features == size
+    assert metadata["inputs"] == inputs
+    assert metadata["scaling"] == {
+        "columns": names,
+        "low": [0.0, 0.0],
+        "high": [2.0, 9.0],
+        "mean": [pytest.approx(0.9), 4.5],
+    }
+
+
+def test_ratings_that_are_missing_stop_a_run_before_it_starts(pool, tmp_path):
+    settings = {"inputs": "scores", "score_columns": ["judge_quality"]}
+    with pytest.raises(ArtifactError, match="run rate"):
+        pool.trainer(tmp_path, ratings=tmp_path / "none", **settings)

@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 import ray
 
+from selfilter_ray.distributed.runtime import gpus_each
 from selfilter_ray.features.shards import load_shards
-from selfilter_ray.select.greedy import Picks, pick_greedily
+from selfilter_ray.select.contract import Pool, Selection
+from selfilter_ray.select.diverse import base_difficulty
+from selfilter_ray.select.greedy import pick_greedily
 from selfilter_ray.select.neighbours.backends import BackendName
 from selfilter_ray.select.neighbours.search import product_margin
 from selfilter_ray.select.neighbours.shard import FeatureShard
 from selfilter_ray.select.neighbours.sharded import ShardedSearch
+from selfilter_ray.select.settings import SelfilterSettings
 from selfilter_ray.select.sites import Sites
 
 
@@ -42,42 +46,60 @@ class ShardActor:
 
 def select_sharded(
     files: Sequence[Path],
-    ids: np.ndarray,
-    base_N: np.ndarray,
+    pool: Pool,
     budget: int,
-    gamma: float,
-    k_nearest: int,
-    shards: int,
-    backend: BackendName = "exact",
+    settings: SelfilterSettings,
     progress: Callable[[int], None] = lambda picks: None,
-) -> Picks:
-    """``select_diverse`` with the features in ``shards`` actors.
+) -> Selection:
+    """Self-Filter's method with the features in ``settings.shards`` actors.
 
     Args:
         files: of the feature shards, readable on every node.
-        ids: (N,) all usable samples, sorted.
-        base_N: float64, difficulties before any penalty, in that order.
+        pool: without features; needs ``difficulty``.
+        progress: told the number of picks made, once in a while.
 
     Returns:
         The same picks as on one machine.
     """
-    parts = [list(map(str, part)) for part in np.array_split(np.array(files, object), shards)]
-    actors = [ray.remote(ShardActor).remote(part, backend) for part in parts if part]
-    contents = ray.get([actor.contents.remote() for actor in actors])
-    shard_N, row_N, digests = _placed(ids, contents)
-    sites = Sites.of(digests)
-
-    def call(calls: Sequence[tuple[int, str, tuple[Any, ...]]]) -> list[Any]:
-        return ray.get([actors[n].call.remote(method, given) for n, method, given in calls])
-
-    search = ShardedSearch(
-        call, shard_N, row_N, sites, product_margin(contents[0][2]), backend == "faiss-ivf"
+    base_N = base_difficulty(
+        pool.columns["difficulty"],
+        budget,
+        settings.gamma,
+        settings.k_nearest,
+        settings.difficulty,
     )
+    backend = settings.backend
+    actors = _actors(files, settings.shards, backend)
     try:
-        return pick_greedily(search, sites, base_N, budget, gamma, k_nearest, progress)
+        contents = ray.get([actor.contents.remote() for actor in actors])
+        shard_N, row_N, digests = _placed(pool.ids, contents)
+        sites = Sites.of(digests)
+
+        def call(calls: Sequence[tuple[int, str, tuple[Any, ...]]]) -> list[Any]:
+            return ray.get([actors[n].call.remote(method, given) for n, method, given in calls])
+
+        margin = product_margin(contents[0][2])
+        search = ShardedSearch(call, shard_N, row_N, sites, margin, backend == "faiss-ivf")
+        picks = pick_greedily(
+            search, sites, base_N, budget, settings.gamma, settings.k_nearest, progress
+        )
     finally:
         for actor in actors:
             ray.kill(actor)
+    return Selection(picks.indices, picks.difficulty_at_pick.astype(np.float64), {}, picks)
+
+
+def _actors(files: Sequence[Path], shards: int, backend: BackendName) -> list[Any]:
+    """One actor a part of the files; they share the machine's cores, and GPUs where needed."""
+    parts = [list(map(str, part)) for part in np.array_split(np.array(files, object), shards)]
+    parts = [part for part in parts if part]
+    gpus = gpus_each(None) if backend in ("torch", "faiss-gpu") else 0.0
+    actor: Any = ray.remote(num_cpus=min(1.0, _cores() / len(parts)), num_gpus=gpus)(ShardActor)
+    return [actor.remote(part, backend) for part in parts]
+
+
+def _cores() -> float:
+    return float(ray.cluster_resources().get("CPU", 1.0))
 
 
 def _placed(

@@ -53,7 +53,7 @@ def train_on_ray(config: Config, paths: Paths, storage: Path, name: str) -> dict
         _worker,
         train_loop_config={
             "config": config.model_dump(mode="json"),
-            "paths": {key: str(value) for key, value in asdict(paths).items()},
+            "paths": {key: value and str(value) for key, value in asdict(paths).items()},
         },
         scaling_config=ScalingConfig(
             num_workers=train.workers, use_gpu=gpus > 0, resources_per_worker=resources
@@ -91,9 +91,8 @@ def _worker(settings: dict[str, Any]) -> None:
     """
     config = Config.model_validate(settings["config"])
     where = settings["paths"]
-    paths = Paths(
-        Path(where["samples"]), Path(where["features"]), Path(where["output"]), where["model"]
-    )
+    places = {key: value and Path(value) for key, value in where.items() if key != "model"}
+    paths = Paths(**places, model=where["model"])
     if (paths.output / OUTCOME).exists():
         return
     prepare_accelerator()

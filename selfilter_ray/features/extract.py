@@ -6,20 +6,16 @@ Shapes: N rows of the shard, P distinct pictures, I and T the embedder's dimensi
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from selfilter_ray.config import FeaturizeConfig, LimitsConfig
+from selfilter_ray.features.decode import Decoder
 from selfilter_ray.features.embedder import Embedder
 from selfilter_ray.features.shards import OK, TEXT_ONLY
 from selfilter_ray.samples.files import iterate_samples
-from selfilter_ray.samples.images import load_image
 from selfilter_ray.samples.quarantine import BadRow
 from selfilter_ray.samples.record import Sample, scorer_text
 
@@ -32,9 +28,13 @@ class Extractor:
     def __init__(self, embedder: Embedder, config: FeaturizeConfig, limits: LimitsConfig) -> None:
         self.embedder = embedder
         self.batch_size = config.batch_size
-        self.prefetch_batches = config.prefetch_batches
-        self.limits = limits
-        self._threads = ThreadPoolExecutor(config.decode_threads, "decode")
+        self._decoder = Decoder(
+            embedder.preprocess,
+            limits,
+            config.batch_size,
+            config.decode_threads,
+            config.prefetch_batches,
+        )
         self._model = threading.Lock()
 
     def __call__(self, samples: pa.Table) -> pa.Table:
@@ -83,33 +83,14 @@ class Extractor:
         vectors_PI = np.zeros((len(names), self.embedder.image_dim), np.float32)
         place: dict[str, int] = {}
         problems: dict[str, BadRow] = {}
-        for batch in self._decoded(names):
-            good = [(name, pixels) for name, pixels in batch if isinstance(pixels, torch.Tensor)]
-            problems.update({name: bad for name, bad in batch if isinstance(bad, BadRow)})
-            if good:
+        for batch in self._decoder.batches(names):
+            problems.update(batch.problems)
+            if batch.names:
                 start = len(place)
-                place.update({name: start + number for number, (name, _) in enumerate(good)})
-                pixels_BCHW = torch.stack([pixels for _, pixels in good])
+                place.update({name: start + number for number, name in enumerate(batch.names)})
                 with self._model:
-                    vectors_PI[start : len(place)] = self.embedder.embed_images(pixels_BCHW)
+                    vectors_PI[start : len(place)] = self.embedder.embed_images(batch.pixels_BCHW)
         return vectors_PI, place, problems
-
-    def _decoded(self, names: Sequence[str]) -> Iterator[list[tuple[str, torch.Tensor | BadRow]]]:
-        """Batches of preprocessed pictures, a few of them under way while one is used."""
-        ahead: deque[list[tuple[str, Future[torch.Tensor | BadRow]]]] = deque()
-        for start in range(0, len(names), self.batch_size):
-            batch = names[start : start + self.batch_size]
-            ahead.append([(name, self._threads.submit(self._pixels, name)) for name in batch])
-            if len(ahead) > self.prefetch_batches:
-                yield [(name, future.result()) for name, future in ahead.popleft()]
-        while ahead:
-            yield [(name, future.result()) for name, future in ahead.popleft()]
-
-    def _pixels(self, name: str) -> torch.Tensor | BadRow:
-        try:
-            return self.embedder.preprocess(load_image(Path(name), self.limits))
-        except BadRow as error:
-            return error
 
     def _table(
         self,

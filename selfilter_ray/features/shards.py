@@ -1,8 +1,8 @@
-"""``features/``: fixed shards of the pool, each a parquet file and a record that it is complete.
+"""Fixed shards of the pool, each a parquet file and a record that it is complete; ``features/``.
 
 A shard is a range of rows of ``samples/``, so its content depends neither on the number of actors
 nor on an earlier interruption. The record is written after the file; a shard without one is made
-again.
+again. The feature pass keeps its rows so, and every other pass over the pool.
 """
 
 from __future__ import annotations
@@ -72,6 +72,13 @@ def plan_shards(rows: int, shard_rows: int) -> list[Shard]:
     return [Shard(n, start, min(start + shard_rows, rows)) for n, start in enumerate(starts)]
 
 
+def shards_to_make(folder: Path, key: str, rows: int, shard_rows: int) -> list[Shard]:
+    """The shards that are not complete under ``key``; what was made under another is removed."""
+    plan = plan_shards(rows, shard_rows)
+    remove_other_shards(folder, key, plan)
+    return [shard for shard in plan if shard_record(folder, shard, key) is None]
+
+
 def finish_shard(folder: Path, shard: Shard, table: pa.Table, record: ShardRecord) -> None:
     """Write the file, then the record that makes it count."""
     atomic.write_table(shard.file(folder), table)
@@ -101,6 +108,12 @@ def shard_keys(folder: Path) -> set[str]:
     return {record.key for record in records if record is not None}
 
 
+def shard_seconds(folder: Path) -> float:
+    """Seconds that actors spent on the complete shards of a folder."""
+    records = (_record(file) for file in folder.glob("shard-*.done.json"))
+    return sum(record.seconds for record in records if record is not None)
+
+
 def remove_other_shards(folder: Path, key: str, shards: list[Shard]) -> None:
     """Drop everything that was not made under ``key``: left-overs of other settings."""
     wanted = {
@@ -114,16 +127,30 @@ def remove_other_shards(folder: Path, key: str, shards: list[Shard]) -> None:
             path.unlink()
 
 
-def shard_files(folder: Path) -> list[Path]:
-    """The files of all shards.
+def shard_files(folder: Path, stage: str = "featurize") -> list[Path]:
+    """The files of all shards that a stage left in a folder.
 
     Raises:
         ArtifactError: when there is none.
     """
     files = sorted(folder.glob("shard-*.parquet"))
     if not files:
-        raise ArtifactError(f"{folder} holds no features: run the featurize stage again.")
+        raise ArtifactError(f"{folder} holds no shards: run the {stage} stage again.")
     return files
+
+
+def read_shards(files: Sequence[Path], columns: Sequence[str]) -> pa.Table:
+    """Some columns of some shards, in no particular order.
+
+    Raises:
+        ArtifactError: when a file is missing or damaged.
+    """
+    try:
+        return pa.concat_tables(pq.read_table(file, columns=list(columns)) for file in files)
+    except (pa.ArrowException, OSError) as error:
+        raise ArtifactError(
+            f"shards in {files[0].parent} are damaged: {error}. Remove them and run again."
+        ) from None
 
 
 def load_features(folder: Path) -> Features:
@@ -137,7 +164,7 @@ def load_features(folder: Path) -> Features:
 
 def load_shards(files: Sequence[Path]) -> Features:
     """The usable rows of some shard files."""
-    table = _read(files, ["id", "image_embedding", "text_embedding", "scores", "status"])
+    table = read_shards(files, ["id", "image_embedding", "text_embedding", "scores", "status"])
     table = table.filter(_usable(table))
     table = table.take(pc.sort_indices(table["id"]))
     clip = pc.struct_field(table["scores"].combine_chunks(), "clip_score")
@@ -146,6 +173,13 @@ def load_shards(files: Sequence[Path]) -> Features:
         features_ND=features_of(table),
         clip_score_N=clip.to_numpy(zero_copy_only=False).astype(np.float32),
     )
+
+
+def usable_ids(folder: Path) -> np.ndarray:
+    """The ids of all usable rows, sorted."""
+    table = read_shards(shard_files(folder), ["id", "status"])
+    ids: np.ndarray = table.filter(_usable(table))["id"].to_numpy()
+    return np.sort(ids)
 
 
 def features_of(table: pa.Table) -> np.ndarray:
@@ -172,7 +206,7 @@ def model_hash(folder: Path) -> str:
 
 def failed_rows(folder: Path) -> list[Quarantined]:
     """The rows that could not be featurized, as lines of the quarantine."""
-    table = _read(shard_files(folder), ["id", "locator", "status", "detail"])
+    table = read_shards(shard_files(folder), ["id", "locator", "status", "detail"])
     failed = table.filter(pc.invert(_usable(table))).sort_by("id").to_pylist()
     return [
         Quarantined.of(BadRow(row["status"], row["detail"]), row["locator"], row["id"], "featurize")
@@ -182,13 +216,6 @@ def failed_rows(folder: Path) -> list[Quarantined]:
 
 def _usable(table: pa.Table) -> pa.ChunkedArray:
     return pc.is_in(table["status"], pa.array([OK, TEXT_ONLY]))
-
-
-def _read(files: Sequence[Path], columns: list[str]) -> pa.Table:
-    try:
-        return pa.concat_tables(pq.read_table(file, columns=columns) for file in files)
-    except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(f"features are damaged: {error}. Remove them and run again.") from None
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:

@@ -24,13 +24,15 @@ from selfilter_ray.report.stages import stage_rows
 from selfilter_ray.report.tables import load_tables
 from selfilter_ray.run_folder import RunFolder
 
+COMPARE_PAGE = "compare.html"
+
 
 def write_report(folder: RunFolder, config: ReportConfig) -> None:
     """Write ``report.html`` of a run folder.
 
     Parts of the manifest, the metrics and the quarantine may be missing: their sections say so.
     """
-    page = _environment().get_template("report.html.j2").render(_context(folder, config))
+    page = environment().get_template("report.html.j2").render(_context(folder, config))
     # JSON lines can hold half a surrogate pair, which UTF-8 cannot
     atomic.write_text(folder.report, page.encode("utf-8", "replace").decode("utf-8"))
 
@@ -43,6 +45,7 @@ def _context(folder: RunFolder, config: ReportConfig) -> dict[str, Any]:
     seed = manifest.get("seed")
     return {
         "name": folder.path.name,
+        "compared": (folder.path / COMPARE_PAGE).exists(),
         "created": manifest.get("created"),
         "seed": seed,
         "overview": overview(manifest, tables, reasons),
@@ -51,7 +54,7 @@ def _context(folder: RunFolder, config: ReportConfig) -> dict[str, Any]:
         "scatter": length_scatter(tables, seed if isinstance(seed, int) and seed >= 0 else 0),
         "loss": loss_curve(folder.metrics),
         "sources": source_shares(folder, tables.selection.column("id")),
-        "sheets": contact_sheets(folder, tables, config, _limits(manifest)),
+        "sheets": contact_sheets(folder, tables, config, limits_of(manifest)),
         "reasons": reasons,
         "stages": stage_rows(section(manifest, "stages")),
         "settings": _settings(section(manifest, "config")),
@@ -61,7 +64,7 @@ def _context(folder: RunFolder, config: ReportConfig) -> dict[str, Any]:
     }
 
 
-def _limits(manifest: Mapping[str, Any]) -> LimitsConfig:
+def limits_of(manifest: Mapping[str, Any]) -> LimitsConfig:
     """The limits that the images of this run were checked against."""
     data = section(section(manifest, "config"), "data")
     try:
@@ -74,7 +77,8 @@ def _settings(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True) if config else ""
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Jinja2 as every page of this package is rendered: all values escaped, none missing."""
     environment = Environment(
         loader=PackageLoader("selfilter_ray.report", "."),
         autoescape=True,

@@ -34,11 +34,12 @@ class PickRow:
 
 @dataclass(frozen=True, slots=True)
 class Sheets:
-    """The three contact sheets."""
+    """The contact sheets: ``picks`` of Self-Filter, or the ``first`` ones of another method."""
 
     hardest: tuple[Card, ...]
     easiest: tuple[Card, ...]
     picks: tuple[PickRow, ...]
+    first: tuple[Card, ...]
 
 
 def contact_sheets(
@@ -51,14 +52,23 @@ def contact_sheets(
         for row in telling_picks(tables.selection, max(1, config.sheet_images // (NEIGHBOURS + 1)))
     ]
     near = [name for row in rows for name in row["penalised_ids"][:NEIGHBOURS]]
-    ids = hardest + easiest + [row["id"] for row in rows] + near
+    first = _first_picks(tables.selection, config.sheet_images)
+    ids = hardest + easiest + [row["id"] for row in rows] + near + first
     maker = CardMaker(folder, tables, ids, limits)
     pixels = config.thumbnail_pixels
     return Sheets(
         hardest=tuple(maker.make(name, pixels) for name in hardest),
         easiest=tuple(maker.make(name, pixels) for name in easiest),
         picks=tuple(_pick_row(maker, row, pixels) for row in rows),
+        first=tuple(maker.make(name, pixels) for name in first),
     )
+
+
+def _first_picks(selection: pa.Table, cards: int) -> list[str]:
+    """Ids in the order of their rank; none where the method wrote down what it pushed down."""
+    if selection.column("penalised_ids").null_count < selection.num_rows:
+        return []
+    return list(selection.column("id").slice(0, cards).to_pylist())
 
 
 def telling_picks(selection: pa.Table, rows: int) -> list[int]:

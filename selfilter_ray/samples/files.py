@@ -7,7 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -76,6 +78,12 @@ def _part_range(file: Path, offset: int, rows: int, columns: Sequence[str]) -> p
     with pq.ParquetFile(file) as parquet:
         groups = parquet.read_row_groups(range(first, last + 1), columns=list(columns))
     return groups.slice(offset - first * ROWS_PER_GROUP, rows)
+
+
+def samples_of(samples: pa.Table, ids: np.ndarray) -> pa.Table:
+    """The rows of a table whose ids are given, in the order of the ids."""
+    place = pc.index_in(pa.array(ids, pa.string()), value_set=samples["id"].combine_chunks())
+    return samples.take(place).combine_chunks()
 
 
 def iterate_samples(table: pa.Table) -> Iterator[Sample]:

@@ -28,7 +28,7 @@ from selfilter_ray.select.neighbours.backends import BackendName, local_search
 from selfilter_ray.select.neighbours.recall import recall
 from selfilter_ray.select.sites import Sites, row_digests
 
-__all__ = ["BackendName", "Difficulty", "Picks", "select_diverse"]
+__all__ = ["BackendName", "Difficulty", "Picks", "base_difficulty", "select_diverse"]
 
 Difficulty = Literal["shifted", "raw"]
 
@@ -62,7 +62,8 @@ def select_diverse(
         ValueError: for shapes that do not match, NaN or Infinity, or arguments out of range.
         ConfigError: when the backend is not installed or finds no GPU.
     """
-    features_ND, base_N = _checked(features_ND, difficulty_N, budget, gamma, k_nearest, difficulty)
+    features_ND = _checked(features_ND, difficulty_N)
+    base_N = base_difficulty(difficulty_N, budget, gamma, k_nearest, difficulty)
     sites = Sites.of(row_digests(features_ND))
     features_UD = features_ND if sites.all_distinct else features_ND[sites.first_U]
     search = local_search(backend, features_UD, squares(features_UD))
@@ -72,23 +73,21 @@ def select_diverse(
     return replace(picks, recall=recall(search, k_nearest))
 
 
-def _checked(
-    features_ND: np.ndarray,
+def base_difficulty(
     difficulty_N: np.ndarray,
     budget: int,
     gamma: float,
     k_nearest: int,
     difficulty: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    features_ND = np.ascontiguousarray(features_ND, dtype=np.float32)
+) -> np.ndarray:
+    """(N,) float64 difficulties before any penalty, as ``select_diverse`` starts from them.
+
+    Raises:
+        ValueError: for NaN or Infinity, or arguments out of range.
+    """
     base_N = np.array(difficulty_N, dtype=np.float64)
-    if features_ND.ndim != 2 or base_N.shape != (len(features_ND),):
-        raise ValueError(
-            f"features_ND must be (N, D) and difficulty_N (N,), not {features_ND.shape} "
-            f"and {base_N.shape}"
-        )
-    if not np.isfinite(features_ND).all() or not np.isfinite(base_N).all():
-        raise ValueError("features and difficulty must be finite: remove NaN and Infinity")
+    if base_N.ndim != 1 or not np.isfinite(base_N).all():
+        raise ValueError("difficulty must be one finite number a sample: remove NaN and Infinity")
     if not 0 <= budget <= len(base_N):
         raise ValueError(f"budget must be from 0 to {len(base_N)}, not {budget}")
     if not (gamma >= 0 and math.isfinite(gamma)) or k_nearest < 0:
@@ -97,4 +96,16 @@ def _checked(
         base_N -= base_N.min(initial=np.inf) if len(base_N) else 0.0
     elif difficulty != "raw":
         raise ValueError(f"difficulty must be 'shifted' or 'raw', not {difficulty!r}")
-    return features_ND, base_N
+    return base_N
+
+
+def _checked(features_ND: np.ndarray, difficulty_N: np.ndarray) -> np.ndarray:
+    features_ND = np.ascontiguousarray(features_ND, dtype=np.float32)
+    if features_ND.ndim != 2 or np.shape(difficulty_N) != (len(features_ND),):
+        raise ValueError(
+            f"features_ND must be (N, D) and difficulty_N (N,), not {features_ND.shape} "
+            f"and {np.shape(difficulty_N)}"
+        )
+    if not np.isfinite(features_ND).all():
+        raise ValueError("features must be finite: remove NaN and Infinity")
+    return features_ND

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 from transformers import AutoImageProcessor, AutoTokenizer, LlavaConfig
@@ -19,7 +18,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, LlavaConfig
 from selfilter_ray.config import LimitsConfig, TrainConfig
 from selfilter_ray.errors import ConfigError, DataError
 from selfilter_ray.features.shards import Features
-from selfilter_ray.samples.files import sample_of
+from selfilter_ray.samples.files import sample_of, samples_of
 from selfilter_ray.samples.images import load_image
 from selfilter_ray.samples.quarantine import BadRow
 from selfilter_ray.stage1.loss import IGNORED
@@ -147,12 +146,6 @@ class Batches:
     def epoch_of(self, number: int) -> float:
         """How many epochs are finished after micro-batch ``number``."""
         return (number + 1) / self.per_epoch
-
-
-def samples_of(samples: pa.Table, ids: np.ndarray) -> pa.Table:
-    """The rows of a table whose ids are given, in the order of the ids."""
-    place = pc.index_in(pa.array(ids, pa.string()), value_set=samples["id"].combine_chunks())
-    return samples.take(place).combine_chunks()
 
 
 def _padded(values: list[int], length: int, filler: int) -> list[int]:

@@ -116,13 +116,19 @@ def _unsharded_copy(optimizer: Any, parameter: torch.nn.Parameter) -> torch.Tens
 
 
 def _groups(model: Stage1Model, config: TrainConfig) -> list[dict[str, Any]]:
-    vlm = [value for value in model.vlm.parameters() if value.requires_grad]
+    vlm, net = _learning(model.vlm), _learning(model.score_net)
+    if model.coupled:
+        net.append(model.log_variance_2)
     net_rate = config.score_net_learning_rate or config.learning_rate
     groups = [
         {"params": vlm, "lr": config.learning_rate, "weight_decay": config.weight_decay},
-        {"params": list(model.score_net.parameters()), "lr": net_rate, "weight_decay": 0.0},
+        {"params": net, "lr": net_rate, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _learning(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [value for value in module.parameters() if value.requires_grad]
 
 
 def _cosine(steps: int, warmup_ratio: float) -> Any:

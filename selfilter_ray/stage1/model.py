@@ -1,6 +1,6 @@
 """The VLM and the score net as one module, so that one optimizer trains both.
 
-Shapes: B batch, T tokens, V vocabulary, D features, P pictures of the batch.
+Shapes: B batch, T tokens, V vocabulary, D inputs of the score net, P pictures of the batch, M rows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from transformers import LlavaForConditionalGeneration
 
 from selfilter_ray.config import LoraConfig, TrainConfig
 from selfilter_ray.errors import ConfigError
+from selfilter_ray.stage1.balance import balance_loss, coupled
 from selfilter_ray.stage1.loss import combine, sample_losses
 from selfilter_ray.stage1.score_net import ScoreNet
 
@@ -50,16 +51,33 @@ class StepLosses(NamedTuple):
 
 
 class Stage1Model(torch.nn.Module):
-    """Forward gives the weighted loss of a batch."""
+    """Forward gives the loss of a batch under ``train.objective``.
+
+    Args:
+        cluster_M: int64, the cluster of each row; for the objective ``coido``.
+    """
 
     def __init__(
-        self, vlm: LlavaForConditionalGeneration, score_net: ScoreNet, config: TrainConfig
+        self,
+        vlm: LlavaForConditionalGeneration,
+        score_net: ScoreNet,
+        config: TrainConfig,
+        cluster_M: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.vlm: Any = _with_trainable_parts(vlm, config)
         self.score_net = score_net
         self.loss_reduction = config.loss_reduction
         self.weight_scope = config.weight_scope
+        if config.objective == "plain":
+            # With all weights equal the paper's loss is the mean over the batch's answer tokens.
+            self.loss_reduction, self.weight_scope = "sum", "device"
+            score_net.requires_grad_(False)
+        self.coupled = config.objective == "coido"
+        if self.coupled:
+            self.log_variance_2 = torch.nn.Parameter(torch.zeros(2))
+        self.cluster_M: torch.Tensor
+        self.register_buffer("cluster_M", cluster_M, persistent=False)
         size = vlm.config.vision_config.image_size
         self._blank_shape = (1, 3, size, size)
         self._image_token = int(vlm.config.image_token_index)
@@ -70,6 +88,9 @@ class Stage1Model(torch.nn.Module):
         loss_sum_B, tokens_B = sample_losses(logits_BTV, batch.labels_BT)
         z_B = self.score_net(batch.features_BD)
         loss = combine(loss_sum_B, tokens_B, z_B, self.loss_reduction, self.weight_scope)
+        if self.coupled:
+            balance = balance_loss(z_B, self.cluster_M[batch.rows])
+            loss = coupled(loss, balance, self.log_variance_2)
         return StepLosses(loss, loss_sum_B.detach(), tokens_B, z_B.detach())
 
     def _logits(self, batch: Batch) -> torch.Tensor:

@@ -13,20 +13,32 @@ from selfilter_ray.stage1.statistics import SampleStatistics
 if TYPE_CHECKING:
     from selfilter_ray.stage1.trainer import Trainer
 
+VLM = "vlm"
+
 
 def save_outputs(
     trainer: Trainer, weights: dict[str, torch.Tensor], statistics: SampleStatistics
 ) -> None:
     """Write ``score_net.safetensors``, ``vlm/`` and ``sample_statistics.parquet``.
 
+    Plain training has a ``vlm/`` only.
+
     ``vlm/`` is a folder that transformers loads; with adapters it holds those, and what
     else learned in ``beside_adapters.safetensors``.
     """
     folder, config = trainer.paths.output, trainer.config.train
+    if config.objective == "plain":  # without a score net
+        save_vlm(trainer, weights)
+        return
     save_score_net(
         folder / "score_net.safetensors",
-        weights["score_net.linear.weight"],
-        {"loss_reduction": config.loss_reduction, "weight_scope": config.weight_scope},
+        _of_module(weights, "score_net."),
+        {
+            "loss_reduction": config.loss_reduction,
+            "weight_scope": config.weight_scope,
+            "inputs": config.inputs,
+            "scaling": None if trainer.scaling is None else trainer.scaling.to_dict(),
+        },
     )
     statistics.write(folder / "sample_statistics.parquet", trainer.data.features.ids)
     if config.save_vlm:
@@ -35,16 +47,20 @@ def save_outputs(
 
 def save_vlm(trainer: Trainer, weights: dict[str, torch.Tensor]) -> None:
     """The trained VLM with its tokenizer and image processor."""
-    folder = trainer.paths.output / "vlm"
+    folder = trainer.paths.output / VLM
     vlm = trainer.engine.module.vlm
-    state = {
-        name.removeprefix("vlm."): value
-        for name, value in weights.items()
-        if name.startswith("vlm.")
-    }
+    state = _of_module(weights, "vlm.")
     vlm.save_pretrained(folder, state_dict=state)
     if trainer.config.train.trainable.language_model == "lora":
         beside = {name: value for name, value in state.items() if "lora_" not in name}
         save_file(beside, folder / "beside_adapters.safetensors")
     trainer.data.tokenizer.save_pretrained(folder)
     trainer.data.processor.save_pretrained(folder)
+
+
+def _of_module(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
 from selfilter_ray.config import Config
 from selfilter_ray.errors import ConfigError
-from selfilter_ray.run_folder import RunFolder
 from selfilter_ray.samples.files import iterate_samples, read_samples
 from selfilter_ray.stage1.data import Batches
 from selfilter_ray.stage1.engine import prepare_accelerator
@@ -17,18 +17,23 @@ from selfilter_ray.stage1.vlm import prepare_vlm
 INITIAL_VLM = "initial_vlm"
 
 
-def prepare_model(config: Config, folder: RunFolder) -> str:
-    """What ``from_pretrained`` takes on every rank; a model to be built lies in ``stage1/``."""
-    target = folder.stage1 / INITIAL_VLM
-    folder.stage1.mkdir(parents=True, exist_ok=True)
+def prepare_model(config: Config, samples: Path, folder: Path) -> str:
+    """What ``from_pretrained`` takes on every rank.
+
+    Args:
+        samples: of the run; a model from scratch gets its words from them.
+        folder: where a model that has to be built is kept; remove it when it is not needed.
+    """
+    target = folder / INITIAL_VLM
+    folder.mkdir(parents=True, exist_ok=True)
     if target.exists():
         return str(target)
     prepare_accelerator()
     disable_progress_bar()
     part = target.with_name(f"{INITIAL_VLM}.part")
     shutil.rmtree(part, ignore_errors=True)
-    samples = read_samples(folder.samples, ["id", "turns"]).sort_by("id")
-    texts = (turn.text for sample in iterate_samples(samples) for turn in sample.turns)
+    table = read_samples(samples, ["id", "turns"]).sort_by("id")
+    texts = (turn.text for sample in iterate_samples(table) for turn in sample.turns)
     try:
         name = prepare_vlm(config.train.vlm, part, texts, config.seed)
     except (OSError, ValueError) as error:

@@ -6,8 +6,7 @@ import pyarrow.parquet as pq
 
 from selfilter_ray.features.shards import load_features
 from selfilter_ray.run_folder import RunFolder
-from selfilter_ray.scoring import score_features
-from selfilter_ray.stage1.score_net import load_score_net
+from selfilter_ray.scoring import net_scores
 from selfilter_ray.stage1.statistics import rank_correlation
 
 
@@ -17,8 +16,7 @@ def correlations(folder: RunFolder) -> dict[str, float | None]:
     A high one with the length says that the score net learned to tell long answers from short
     ones: ``loss_reduction: mean`` is the remedy.
     """
-    net, _ = load_score_net(folder.score_net)
-    difficulty_M = -score_features(net, load_features(folder.features).features_ND)
+    difficulty_M = -net_scores(folder.score_net, load_features(folder.features), folder.ratings)
     statistics = pq.read_table(folder.sample_statistics)
     tokens_M = statistics["answer_tokens"].to_numpy().astype(float)
     loss_M = statistics["train_loss"].to_numpy(zero_copy_only=False).astype(float)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,18 @@ from transformers import LlavaForConditionalGeneration
 from selfilter_ray import atomic
 from selfilter_ray.config import Config
 from selfilter_ray.errors import ConfigError, SelfilterError
-from selfilter_ray.features.shards import load_features
 from selfilter_ray.samples.files import read_samples
 from selfilter_ray.stage1.data import Batches, Stage1Data
 from selfilter_ray.stage1.engine import full_weights, shards_at_load, start_engine
 from selfilter_ray.stage1.model import Batch, Stage1Model
 from selfilter_ray.stage1.outputs import save_outputs
+from selfilter_ray.stage1.rows import Paths, training_rows
 from selfilter_ray.stage1.score_net import ScoreNet
 from selfilter_ray.stage1.statistics import SampleStatistics
 
+__all__ = ["NotFiniteError", "Paths", "Trainer"]
+
 TAG = "stage1"
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Where a rank reads and writes; every rank must reach them."""
-
-    samples: Path
-    features: Path
-    output: Path
-    model: str
 
 
 class NotFiniteError(SelfilterError):
@@ -60,9 +52,9 @@ class Trainer:
         self.config, self.paths, self.device = config, paths, device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.ranks = dist.get_world_size() if dist.is_initialized() else 1
-        features = load_features(paths.features)
-        samples = read_samples(paths.samples, ["id", "turns", "images"])
         train = config.train
+        features, self.scaling, cluster_M = training_rows(train, paths)
+        samples = read_samples(paths.samples, ["id", "turns", "images"])
         self.data = Stage1Data(samples, features, paths.model, train, config.data.limits)
         self.batches = Batches(
             len(self.data),
@@ -75,7 +67,7 @@ class Trainer:
         )
         self.statistics = SampleStatistics.empty(len(self.data))
         self.engine = start_engine(
-            self._model(features.features_ND.shape[1]), train, self.batches.steps
+            self._model(features.features_ND.shape[1], cluster_M), train, self.batches.steps
         )
         self.position = 0  # micro-batches done
         self._learning_rate = 0.0
@@ -152,7 +144,7 @@ class Trainer:
         """Begin an empty ``metrics.jsonl``."""
         self._keep_log(0)
 
-    def _model(self, features: int) -> Stage1Model:
+    def _model(self, features: int, cluster_M: torch.Tensor | None) -> Stage1Model:
         train = self.config.train
         torch.manual_seed(self.config.seed)
         sharding = shards_at_load(train)
@@ -164,8 +156,9 @@ class Trainer:
             # weights under names that it does not find again. None stands for the usual names.
             vlm._weight_conversions = None
         del sharding
-        net = ScoreNet(features, train.score_net_init)
-        model = Stage1Model(vlm.train(), net, train)
+        init = "zeros" if train.objective == "plain" else train.score_net_init
+        net = ScoreNet(features, init, train.score_net_hidden)
+        model = Stage1Model(vlm.train(), net, train, cluster_M)
         if train.bf16:
             # Under ZeRO-3 DeepSpeed leaves score net and adapters as they are, and fails on them.
             for parameter in model.parameters():

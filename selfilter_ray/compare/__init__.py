@@ -1,0 +1,1 @@
+"""Several ways of choosing from one pool, measured side by side."""

@@ -1,0 +1,239 @@
+"""``scores.parquet``: everything that is known of every usable sample, one row each.
+
+Columns come from the score net, from Stage 1's own statistics, from raters, from passes of VLMs
+over the pool, and from CoIDO's scorer. Only what the methods of a run want is made; each part is
+kept under a key of its own, so another method adds to what is there.
+
+Shapes: N usable samples.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from selfilter_ray.config import Config
+from selfilter_ray.features.shards import (
+    Features,
+    load_features,
+    shard_files,
+    shard_seconds,
+    shards_to_make,
+)
+from selfilter_ray.measure.table import STATISTICS, load_measured
+from selfilter_ray.run_folder import RunFolder, stage_key
+from selfilter_ray.scoring import difficulty_columns, net_scores
+from selfilter_ray.select.kmeans import spherical_kmeans
+from selfilter_ray.select.mllm_selector import MEMBER, seed_set
+from selfilter_ray.select.random_order import random_order
+from selfilter_ray.select.settings import MethodSettings, MllmSelectorSettings
+from selfilter_ray.stage1.outputs import VLM
+from selfilter_ray.stage1.prepare import INITIAL_VLM, prepare_model
+from selfilter_ray.stages import StageKeys
+from selfilter_ray.training import train_into, trained_once
+from selfilter_ray.wanted import Wanted
+
+
+class KnownSamples:
+    """Makes the columns, one part after the other.
+
+    Args:
+        keys: of this run; says what is finished.
+        connect: makes sure that Ray is up.
+        say: told of each part that was made.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        keys: StageKeys,
+        connect: Callable[[], None],
+        say: Callable[[str], None],
+        advance: Callable[[int], None],
+    ) -> None:
+        self.config, self.folder, self.keys = config, folder, keys
+        self.connect, self.say, self.advance = connect, say, advance
+        self.seconds: dict[str, float] = {}
+
+    def table(self, wanted: Wanted, methods: Sequence[MethodSettings], budget: int) -> pa.Table:
+        """The table, sorted by id.
+
+        Args:
+            wanted: what to make.
+            methods: whose needs these are; MLLM-Selector's say how large its seed set is.
+            budget: at most half of it goes into the seed set.
+        """
+        clip_N = self.features.clip_score_N
+        columns: dict[str, Any] = {"id": pa.array(self.features.ids, pa.string())}
+        if self.keys.is_finished("train"):
+            columns |= self._stage1()
+        columns["clip_score"] = pa.array(clip_N, mask=np.isnan(clip_N))
+        if self.keys.is_finished("rate"):
+            ratings = pq.read_table(self.folder.ratings)
+            columns |= {name: ratings[name] for name in ratings.column_names if name != "id"}
+        seed_N = self._seed_members(wanted, methods, budget)
+        if seed_N is not None:
+            columns[MEMBER] = pa.array(seed_N.astype(np.float32))
+        for model in wanted.models:
+            columns |= self._measured(model, seed_N)
+        if wanted.coido:
+            columns["coido_score"] = pa.array(self._coido())
+        return pa.table(columns)
+
+    @cached_property
+    def features(self) -> Features:
+        return load_features(self.folder.features)
+
+    def _stage1(self) -> dict[str, Any]:
+        """Weight, difficulty, and what training saw of each sample."""
+        began = time.monotonic()
+        if self.config.train.inputs == "clip":
+            self.connect()
+            from selfilter_ray.distributed.score import score_shards
+
+            files = shard_files(self.folder.features)
+            ids, z_N = score_shards(files, self.folder.score_net)
+            z_N = z_N[np.argsort(ids, kind="stable")]
+        else:
+            z_N = net_scores(self.folder.score_net, self.features, self.folder.ratings)
+        statistics = pq.read_table(self.folder.sample_statistics)
+        place = pc.index_in(
+            pa.array(self.features.ids, pa.string()), value_set=statistics["id"].combine_chunks()
+        )
+        known = statistics.take(place)
+        self.seconds["score net"] = time.monotonic() - began
+        return difficulty_columns(z_N) | {
+            "answer_tokens": known["answer_tokens"],
+            "train_loss": known["train_loss"],
+        }
+
+    def _measured(self, model: str, seed_N: np.ndarray | None) -> dict[str, Any]:
+        """Statistics of one VLM, their names beginning with the model's."""
+        place = self.folder.measured / model
+        key, path, base = self._model(model, seed_N)
+        train = self.config.train
+        seen = (train.prompt, train.max_length, train.bf16)
+        key = stage_key(key, self.keys.settings["score"]["measure"], seen)
+        rows = int(self.folder.require("read")["out"])
+        todo = shards_to_make(place, key, rows, self.config.measure.shard_rows)
+        if todo:
+            self.connect()
+            from selfilter_ray.distributed.measure import measure_shards
+
+            measure_shards(
+                path(),
+                train,
+                self.config.data.limits,
+                self.config.measure,
+                self.config.ray,
+                todo,
+                self.folder.samples,
+                place,
+                key,
+                self.advance,
+                base() if base is not None else None,
+            )
+        shutil.rmtree(self.folder.measured / INITIAL_VLM, ignore_errors=True)
+        self.seconds[f"{model} model's pass"] = shard_seconds(place)
+        table = load_measured(place, self.features.ids)
+        columns = {f"{model}_{name}": table[name] for name in STATISTICS}
+        return columns | {"answer_tokens": table["answer_tokens"]}
+
+    def _model(
+        self, model: str, seed_N: np.ndarray | None
+    ) -> tuple[str, Callable[[], str], Callable[[], str] | None]:
+        """Key of a VLM, how to get it, and of the model under it where it may be adapters."""
+        lora = self.config.train.trainable.language_model == "lora"
+        base = self._initial if lora else None
+        if model == "pre":
+            made_of = self.config.train.vlm.result_fields()
+            return stage_key(self.keys["featurize"], made_of, self.config.seed), self._initial, None
+        if model == "tuned":
+            return self.keys["train"], lambda: str(self.folder.stage1 / VLM), base
+        assert seed_N is not None
+        key = self._seed_model(self.features.ids[seed_N])
+        return key, lambda: str(self.folder.seed_model / VLM), base
+
+    def _initial(self) -> str:
+        """The VLM before any tuning."""
+        return prepare_model(self.config, self.folder.samples, self.folder.measured)
+
+    def _seed_members(
+        self, wanted: Wanted, methods: Sequence[MethodSettings], budget: int
+    ) -> np.ndarray | None:
+        """(N,) bool, MLLM-Selector's seed set; None where nothing asks for it."""
+        if MEMBER not in wanted.columns and "seed" not in wanted.models:
+            return None
+        own = [settings for settings in methods if isinstance(settings, MllmSelectorSettings)]
+        ratio = max((settings.seed_ratio for settings in own), default=SEED_RATIO)
+        members_N = np.zeros(len(self.features.ids), bool)
+        members_N[seed_set(self.features.ids, budget, ratio, self.config.seed)] = True
+        return members_N
+
+    def _seed_model(self, ids: np.ndarray) -> str:
+        """Tune the seed model, unless that is done; returns its key."""
+        settings = self.config.seed_model
+        changes = {"objective": "plain", "save_vlm": True} | _given(settings)
+        return self._trained("seed model", self.folder.seed_model, changes, ids, None)
+
+    def _coido(self) -> np.ndarray:
+        """(N,) float32: hard samples lose weight, so the score is -z."""
+        settings, ids = self.config.coido_model, self.features.ids
+        order = random_order(ids, self.config.seed, "coido")
+        rows = np.sort(order[: max(1, round(settings.pool_fraction * len(ids)))])
+        clusters = spherical_kmeans(
+            self.features.features_ND[rows],
+            settings.clusters,
+            random_order(ids[rows], self.config.seed, "coido clusters"),
+        )
+        changes: dict[str, Any] = {
+            "objective": "coido",
+            "inputs": settings.inputs,
+            "score_net_hidden": settings.hidden,
+            "save_vlm": False,
+        }
+        changes |= {} if settings.epochs is None else {"epochs": settings.epochs}
+        folder = self.folder.coido_model
+        self._trained("CoIDO's scorer", folder, changes, ids[rows], clusters.labels_N)
+        z_N = net_scores(folder / self.folder.score_net.name, self.features, self.folder.ratings)
+        return -z_N
+
+    def _trained(
+        self,
+        name: str,
+        output: Path,
+        changes: dict[str, Any],
+        ids: np.ndarray,
+        cluster_M: np.ndarray | None,
+    ) -> str:
+        train = self.config.train.model_copy(update=changes)
+        config = self.config.model_copy(update={"train": train})
+        before = self.keys["rate" if train.inputs != "clip" else "featurize"]
+        clusters = None if cluster_M is None else cluster_M.tolist()
+        key = stage_key(before, train.result_fields(), self.config.seed, ids.tolist(), clusters)
+
+        def train_it() -> dict[str, Any]:
+            self.say(f"score: training the {name.removeprefix('the ')} on {len(ids):,} samples")
+            return train_into(
+                output, key, config, self.folder, self.connect, lambda steps: None, ids, cluster_M
+            )
+
+        self.seconds[name] = float(trained_once(output, key, train_it)["seconds"])
+        return key
+
+
+SEED_RATIO = float(MllmSelectorSettings.model_fields["seed_ratio"].default)
+
+
+def _given(section: Any) -> dict[str, Any]:
+    return {name: value for name, value in section if value is not None}

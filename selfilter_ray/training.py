@@ -1,0 +1,108 @@
+"""Training a model into a folder of the run: Stage 1, MLLM-Selector's seed model, CoIDO's scorer.
+
+All three are the same loop under other settings; each continues from its own checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from selfilter_ray import atomic
+from selfilter_ray.config import Config
+from selfilter_ray.run_folder import RunFolder
+
+DONE = "done.json"
+ROWS = "rows.parquet"
+
+
+def train_into(
+    output: Path,
+    key: str,
+    config: Config,
+    folder: RunFolder,
+    connect: Callable[[], None],
+    advance: Callable[[int], None],
+    ids: np.ndarray | None = None,
+    cluster_M: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Train under ``config.train``, or go on with it.
+
+    Args:
+        output: folder for everything that the run leaves; emptied when it holds another run.
+        key: what the result depends on.
+        connect: makes sure that Ray is up.
+        advance: told each optimizer step.
+        ids, cluster_M: which samples, and their clusters; all usable ones when None.
+
+    Returns:
+        The trainer's summary, and ``vlm``: a hash of the model that training started from.
+    """
+    from selfilter_ray import provenance
+    from selfilter_ray.stage1.prepare import INITIAL_VLM, prepare_model
+
+    checkpoints = output / "checkpoints"
+    if not (checkpoints / key).exists():
+        shutil.rmtree(output, ignore_errors=True)
+    model = prepare_model(config, folder.samples, output)
+    connect()
+    from selfilter_ray.distributed.train import train_on_ray
+    from selfilter_ray.stage1.rows import Paths, write_rows
+
+    rows = None
+    if ids is not None:
+        rows = output / ROWS
+        write_rows(rows, ids, cluster_M)
+    paths = Paths(folder.samples, folder.features, output, model, folder.ratings, rows)
+    with _following(output / "metrics.jsonl", advance):
+        summary = train_on_ray(config, paths, checkpoints, key)
+    summary["vlm"] = provenance.hash_model(model)
+    for needless in (checkpoints, output / INITIAL_VLM):
+        shutil.rmtree(needless, ignore_errors=True)
+    return summary
+
+
+def trained_once(output: Path, key: str, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``train`` returned, now or when it was called under the same key before."""
+    done = output / DONE
+    try:
+        record: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        if record["key"] == key:
+            return record
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    done.unlink(missing_ok=True)
+    began = time.monotonic()
+    summary = train()
+    record = {"key": key, **summary, "seconds": time.monotonic() - began}
+    atomic.write_json(done, record)
+    return record
+
+
+@contextmanager
+def _following(metrics: Path, advance: Callable[[int], None]) -> Iterator[None]:
+    """Report the steps that training logs while the block runs."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        shown = 0
+        while not stop.wait(0.5):
+            lines = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+            advance(lines - shown)
+            shown = lines
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,145 @@
+"""What a run has to know of its samples, from what its methods read.
+
+A method names columns; a column's name says what makes it: Stage 1, a pass of one of the VLMs, a
+rating, CoIDO's scorer, or MLLM-Selector's draw of a seed set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from selfilter_ray.compare.entries import Entry
+from selfilter_ray.compare.settings import method_settings
+from selfilter_ray.config import Config
+from selfilter_ray.errors import ConfigError
+from selfilter_ray.run_folder import RunFolder
+from selfilter_ray.select.contract import Needs
+from selfilter_ray.select.registry import method_of, needs_of
+from selfilter_ray.select.settings import MethodSettings
+
+# The VLM before tuning, tuned on a random seed set, and tuned together with the score net.
+MODELS = ("pre", "seed", "tuned")
+STAGE1_COLUMNS = frozenset({"difficulty", "weight", "train_loss"})
+RATINGS = ("image_reward", "judge_quality", "judge_helpfulness", "judge_accuracy")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What has to be made.
+
+    Attributes:
+        stage1: whether Stage 1 has to be trained.
+        models: the VLMs that have to pass over the pool, of ``MODELS``.
+        coido: whether CoIDO's scorer has to be trained.
+        columns: all columns that methods name, sorted.
+    """
+
+    stage1: bool
+    models: tuple[str, ...]
+    coido: bool
+    columns: tuple[str, ...]
+
+
+def wanted_by(methods: Iterable[MethodSettings], config: Config) -> Wanted:
+    """What the methods need, all together.
+
+    Raises:
+        ConfigError: for a rating that nothing in ``ratings`` makes, a column that is none, or
+            settings of ``train`` under which Stage 1 leaves no difficulty.
+    """
+    columns: set[str] = set()
+    for settings in methods:
+        needs = needs_of(settings)
+        names = {*needs.columns, *needs.columns_with_gaps}
+        for name in names:
+            _check(name, method_of(settings).name, config)
+        columns |= names
+    passes = {name.split("_", 1)[0] for name in columns if _is_measured(name)}
+    if "answer_tokens" in columns and not passes:
+        passes = {"pre"}
+    stage1 = bool(columns & STAGE1_COLUMNS) or "tuned" in passes
+    models = tuple(name for name in MODELS if name in passes)
+    found = Wanted(stage1, models, "coido_score" in columns, tuple(sorted(columns)))
+    _check_training(found, config)
+    return found
+
+
+def _check_training(wanted: Wanted, config: Config) -> None:
+    train = config.train
+    if wanted.stage1 and train.objective != "selfilter":
+        raise ConfigError(
+            f"train.objective is {train.objective}, but the methods of this run need Stage 1: leave"
+            " it at selfilter. The seed model and CoIDO's scorer take their own."
+        )
+    if "tuned" in wanted.models and not train.save_vlm:
+        raise ConfigError("statistics of the tuned model need train.save_vlm: true.")
+    if wanted.coido and config.coido_model.inputs != "clip":
+        missing = set(train.score_columns) - {"clip_score", *config.ratings.columns}
+        if missing:
+            raise ConfigError(
+                f"coido_model.inputs is {config.coido_model.inputs}: train.score_columns wants "
+                f"{', '.join(sorted(missing))}, which no rater in ratings makes."
+            )
+
+
+def _is_measured(name: str) -> bool:
+    return name.startswith(tuple(f"{model}_" for model in MODELS)) and name != "seed_member"
+
+
+def _check(name: str, method: str, config: Config) -> None:
+    if name in RATINGS:
+        if name not in config.ratings.columns:
+            section = "ratings.image_reward" if name == "image_reward" else "ratings.judges"
+            raise ConfigError(f"method {method} needs {name}: configure it in {section}.")
+        return
+    others = {"clip_score", "answer_tokens", "coido_score", "seed_member"}
+    if name not in STAGE1_COLUMNS and name not in others and not _is_measured(name):
+        raise ConfigError(
+            f"method {method} reads the column {name!r}, which nothing makes. Columns of the "
+            f"scoring pass begin with {', '.join(f'{model}_' for model in MODELS)}."
+        )
+
+
+def methods_of(config: Config, comparing: bool) -> list[MethodSettings]:
+    """The methods of a run: that of ``select``, and those of ``compare`` when they are compared.
+
+    A comparison that names no methods takes those that the run can already serve.
+    """
+    methods: list[MethodSettings] = [config.select]
+    if comparing and config.compare.methods is not None:
+        methods += [method_settings(method) for method in config.compare.methods]
+    return methods
+
+
+def costs_of(entries: Iterable[Entry], folder: RunFolder) -> dict[str, dict[str, float]]:
+    """For each entry what has to run before it can select: part to seconds, as the run took."""
+    manifest = folder.manifest()
+    return {entry.label: _cost(needs_of(entry.settings), manifest) for entry in entries}
+
+
+def _cost(needs: Needs, manifest: Mapping[str, Any]) -> dict[str, float]:
+    stages, config = manifest["stages"], manifest["config"]
+    parts = stages["score"]["parts"]
+    names = {*needs.columns, *needs.columns_with_gaps}
+    stage1 = bool(names & STAGE1_COLUMNS) or any(name.startswith("tuned_") for name in names)
+    coido = "coido_score" in names
+    rated = (stage1 and config["train"]["inputs"] != "clip") or (
+        coido and config["coido_model"]["inputs"] != "clip"
+    )
+    cost: dict[str, float] = {}
+    if needs.features or stage1 or coido or "clip_score" in names:
+        cost["features"] = stages["featurize"]["seconds"]
+    if stage1:
+        cost["Stage 1"] = stages["train"]["seconds"] + parts.get("score net", 0.0)
+    if (rated and "rate" in stages) or names & set(RATINGS):
+        cost["ratings"] = stages["rate"]["seconds"]
+    if any(name.startswith("seed_") for name in names):
+        cost["seed model"] = parts["seed model"]
+    if coido:
+        cost["CoIDO's scorer"] = parts["CoIDO's scorer"]
+    for model in MODELS:
+        if any(_is_measured(name) and name.startswith(f"{model}_") for name in names):
+            cost[f"{model} model's pass"] = parts[f"{model} model's pass"]
+    return cost
