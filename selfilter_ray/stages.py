@@ -204,6 +204,8 @@ def _counts(folder: RunFolder, stages: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
+    if isinstance(tree, tuple):  # a list once it comes back from the manifest
+        tree = list(tree)
     if not isinstance(tree, dict):
         return {prefix.rstrip("."): str(tree)}
     flat: dict[str, str] = {}

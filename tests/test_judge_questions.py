@@ -238,4 +238,5 @@ def test_the_documentation_shows_every_setting_and_a_valid_example():
     for name in JudgeConfig.model_fields:
         assert f"`{name}`" in text, name
     for shown in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
-        JudgeConfig(**yaml.safe_load(shown)["judge"])
+        for judge in yaml.safe_load(shown)["ratings"]["judges"]:
+            JudgeConfig(**judge)

@@ -7,6 +7,7 @@ is a LLaVA of a few thousand parameters, the judge a server on loopback.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -319,11 +320,22 @@ def test_another_method_in_the_folder_needs_no_further_pass(compared, settings):
 # Without Stage 1
 
 
+@pytest.fixture
+def featurized(scored, tmp_path):
+    """A folder as the command featurize leaves it."""
+    folder, manifest = scored
+    for name in ("samples", "features"):
+        shutil.copytree(folder / name, tmp_path / name)
+    shutil.copy(folder / "quarantine.jsonl", tmp_path)
+    stages = {stage: manifest["stages"][stage] for stage in ("read", "featurize")}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"stages": stages}))
+    return tmp_path
+
+
 def test_a_method_without_stage_1_selects_and_reports(
-    ray_cluster, settings, tmp_path_factory, tmp_path
+    featurized, settings, tmp_path_factory, tmp_path
 ):
-    plain = {name: settings[name] for name in ("data", "featurize")} | {"run_dir": str(tmp_path)}
-    run(plain, stages=("read", "featurize"))
+    plain = {name: settings[name] for name in ("data", "featurize")} | {"run_dir": str(featurized)}
     output = command(tmp_path_factory, "select", plain, "--method", "semdedup")
     assert "train" not in output
     assert len((tmp_path / "selected.ids").read_text().splitlines()) == round(0.15 * RECORDS)

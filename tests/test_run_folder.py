@@ -425,7 +425,8 @@ def test_a_stage_needs_all_before_it_finished_with_these_settings(folder):
 @pytest.mark.parametrize(
     ("sections", "stage", "difference"),
     [
-        ({"train": {"epochs": 1}}, "train", r"train\.epochs: 3 -> 1"),
+        ({"train": {"epochs": 1}}, "train", r"\(train\.epochs: 3 -> 1\)"),  # and nothing else
+        ({"train": {"score_net_hidden": [8]}}, "train", r"score_net_hidden: \[\] -> \[8\]"),
         ({"seed": 5}, "train", "seed: 0 -> 5"),
         ({"featurize": {"batch_size": 1}}, "featurize", r"featurize\.batch_size: 64 -> 1"),
         ({"featurize": {"embedder": {"name": "bundled"}}}, "featurize",

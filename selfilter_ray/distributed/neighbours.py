@@ -25,6 +25,8 @@ from selfilter_ray.select.neighbours.sharded import ShardedSearch
 from selfilter_ray.select.settings import SelfilterSettings
 from selfilter_ray.select.sites import Sites
 
+LARGE = 100_000  # bytes; what is smaller travels inside a call
+
 
 class ShardActor:
     """Loads its feature files and answers for them."""
@@ -39,7 +41,7 @@ class ShardActor:
         """Ids, digests of the rows, and D."""
         return self._ids.tolist(), self._shard.digests(), self._width
 
-    def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+    def call(self, method: str, *arguments: Any) -> Any:
         """A method of the shard."""
         return getattr(self._shard, method)(*arguments)
 
@@ -76,7 +78,10 @@ def select_sharded(
         sites = Sites.of(digests)
 
         def call(calls: Sequence[tuple[int, str, tuple[Any, ...]]]) -> list[Any]:
-            return ray.get([actors[n].call.remote(method, given) for n, method, given in calls])
+            send = _Sender()
+            return ray.get(
+                [actors[n].call.remote(method, *map(send, given)) for n, method, given in calls]
+            )
 
         margin = product_margin(contents[0][2])
         search = ShardedSearch(call, shard_N, row_N, sites, margin, backend == "faiss-ivf")
@@ -87,6 +92,20 @@ def select_sharded(
         for actor in actors:
             ray.kill(actor)
     return Selection(picks.indices, picks.difficulty_at_pick.astype(np.float64), {}, picks)
+
+
+class _Sender:
+    """Puts what several actors get into the object store once, not once an actor."""
+
+    def __init__(self) -> None:
+        self._sent: dict[int, Any] = {}
+
+    def __call__(self, value: Any) -> Any:
+        if not (isinstance(value, np.ndarray) and value.nbytes > LARGE):
+            return value
+        if id(value) not in self._sent:
+            self._sent[id(value)] = ray.put(value)
+        return self._sent[id(value)]
 
 
 def _actors(files: Sequence[Path], shards: int, backend: BackendName) -> list[Any]:
