@@ -77,8 +77,11 @@ def featurize(config: ConfigArgument, set: SetOption = None, redo: RedoOption = 
 
 @app.command()
 def train(config: ConfigArgument, set: SetOption = None, redo: RedoOption = False) -> None:
-    """Stage 1: train the VLM together with the score net."""
-    _run(config, set, ("train",), redo)
+    """Stage 1: train the VLM together with the score net (after ratings that it takes)."""
+    from selfilter_ray.config import load_config
+
+    loaded = load_config(config, set or ())
+    _run(loaded, None, ("train",) if loaded.train.inputs == "clip" else ("rate", "train"), redo)
 
 
 @app.command()
@@ -220,6 +223,9 @@ def _run(
     with _interruptible():
         manifest = pipeline.run(stages)
     terminal.summary(manifest)
+    if "select" in stages and "select" in manifest["stages"]:
+        record = manifest["stages"]["select"]
+        print(f"{record['rows']:,} records by {record['method']}: {pipeline.folder.selected_json}")
     if "report" in manifest["stages"]:
         print(f"report: {pipeline.folder.report}")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,6 @@ from selfilter_ray.scoring import difficulty_columns, net_scores
 from selfilter_ray.select.kmeans import spherical_kmeans
 from selfilter_ray.select.mllm_selector import MEMBER, seed_set
 from selfilter_ray.select.random_order import random_order
-from selfilter_ray.select.settings import MethodSettings, MllmSelectorSettings
 from selfilter_ray.stage1.outputs import VLM
 from selfilter_ray.stage1.prepare import INITIAL_VLM, prepare_model
 from selfilter_ray.stages import StageKeys
@@ -65,12 +64,11 @@ class KnownSamples:
         self.connect, self.say, self.advance = connect, say, advance
         self.seconds: dict[str, float] = {}
 
-    def table(self, wanted: Wanted, methods: Sequence[MethodSettings], budget: int) -> pa.Table:
+    def table(self, wanted: Wanted, budget: int) -> pa.Table:
         """The table, sorted by id.
 
         Args:
             wanted: what to make.
-            methods: whose needs these are; MLLM-Selector's say how large its seed set is.
             budget: at most half of it goes into the seed set.
         """
         clip_N = self.features.clip_score_N
@@ -81,7 +79,7 @@ class KnownSamples:
         if self.keys.is_finished("rate"):
             ratings = pq.read_table(self.folder.ratings)
             columns |= {name: ratings[name] for name in ratings.column_names if name != "id"}
-        seed_N = self._seed_members(wanted, methods, budget)
+        seed_N = self._seed_members(wanted, budget)
         if seed_N is not None:
             columns[MEMBER] = pa.array(seed_N.astype(np.float32))
         for model in wanted.models:
@@ -168,15 +166,12 @@ class KnownSamples:
         """The VLM before any tuning."""
         return prepare_model(self.config, self.folder.samples, self.folder.measured)
 
-    def _seed_members(
-        self, wanted: Wanted, methods: Sequence[MethodSettings], budget: int
-    ) -> np.ndarray | None:
+    def _seed_members(self, wanted: Wanted, budget: int) -> np.ndarray | None:
         """(N,) bool, MLLM-Selector's seed set; None where nothing asks for it."""
-        if MEMBER not in wanted.columns and "seed" not in wanted.models:
+        if wanted.seed_set is None:
             return None
-        own = [settings for settings in methods if isinstance(settings, MllmSelectorSettings)]
-        ratio = max((settings.seed_ratio for settings in own), default=SEED_RATIO)
         members_N = np.zeros(len(self.features.ids), bool)
+        ratio = wanted.seed_set[0]
         members_N[seed_set(self.features.ids, budget, ratio, self.config.seed)] = True
         return members_N
 
@@ -230,9 +225,6 @@ class KnownSamples:
 
         self.seconds[name] = float(trained_once(output, key, train_it)["seconds"])
         return key
-
-
-SEED_RATIO = float(MllmSelectorSettings.model_fields["seed_ratio"].default)
 
 
 def _given(section: Any) -> dict[str, Any]:

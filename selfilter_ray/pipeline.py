@@ -75,9 +75,8 @@ class Pipeline:
         """The stages that are not finished yet."""
         with self.folder.locked(), self._resources:
             self.keys = self._begin(stages)
-            asked = self.keys.needed(stages) if len(stages) > 1 else stages
-            todo = [stage for stage in asked if not self.keys.is_finished(stage)]
-            if not todo:
+            todo = [stage for stage in self.keys.asked(stages) if not self.keys.is_finished(stage)]
+            if not todo and not self.comparing:
                 self.terminal.say(
                     f"{self.folder.path}: nothing left to do, every stage is finished."
                 )
@@ -190,9 +189,10 @@ class Pipeline:
             known = KnownSamples(
                 self.config, self.folder, self.keys, self._connect, self.terminal.say, advance
             )
-            table = known.table(self.keys.wanted, self.methods, self._budget(rows))
+            table = known.table(self.keys.wanted, self._budget(rows))
             atomic.write_table(self.folder.scores, table)
             record |= {"rows": rows, "columns": table.column_names, "parts": known.seconds}
+            record["seed_set"] = self.keys.wanted.seed_set
 
     def select(self) -> None:
         """Stage 2, or another method: what is known of the pool to the chosen records."""
@@ -270,9 +270,9 @@ class Pipeline:
         inputs = provenance.describe_inputs(
             input_files(self.config.data), manifest.get("inputs", ())
         )
-        wanted = wanted_by(self.methods, self.config)
+        wanted = wanted_by(self.methods, self.config, self.comparing)
         keys = StageKeys(self.config, inputs, self.folder, wanted)
-        keys.refuse_loss(stages, self.redo)
+        keys.refuse_loss(keys.asked(stages), self.redo)
         self.provenance = {
             "created": manifest.get("created", _now()),
             "name": self.folder.path.name,

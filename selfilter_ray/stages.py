@@ -49,7 +49,7 @@ class StageKeys:
         record = self.folder.finished(stage)
         if record is None or record["key"] != self[stage]:
             return False
-        if stage == "score" and not set(self.wanted.columns) <= set(record["columns"]):
+        if stage == "score" and not self._knows_enough(record):
             return False
         return all(path.exists() for path in self._outputs(stage, record))
 
@@ -61,19 +61,30 @@ class StageKeys:
         """
         for earlier in self.needed(STAGES[: STAGES.index(stage)]):
             if not self.is_finished(earlier):
+                command = {"read": "featurize"}.get(earlier, earlier)
                 raise ConfigError(
                     f"{stage} needs {earlier} to be finished in {self.folder.path} with these "
-                    f"settings: run {earlier} first, or all of it with run."
+                    f"settings: run {command} first, or all of it with run."
                 )
 
     def needed(self, stages: Sequence[str] = STAGES) -> list[str]:
         """Those of the stages that make something which this run's methods need."""
         left_out = set()
-        if not self.config.ratings.columns:
+        if not self.wanted.ratings:
             left_out.add("rate")
         if not self.wanted.stage1:
             left_out.add("train")
         return [stage for stage in stages if stage not in left_out]
+
+    def asked(self, stages: Sequence[str]) -> list[str]:
+        """Of several stages those that are needed; a single one is what the user names."""
+        return self.needed(stages) if len(stages) > 1 else list(stages)
+
+    def _knows_enough(self, record: dict[str, Any]) -> bool:
+        """Whether ``scores.parquet`` has all that is wanted now."""
+        wanted = self.wanted
+        same_seeds = wanted.seed_set is None or list(wanted.seed_set) == record.get("seed_set")
+        return same_seeds and set(wanted.columns) <= set(record["columns"])
 
     def _reads_from(self, stage: str) -> tuple[str, ...]:
         train = ("featurize",) if self.config.train.inputs == "clip" else ("rate",)
@@ -118,7 +129,12 @@ class StageKeys:
     def finish(self, stage: str, record: dict[str, Any], provenance: dict[str, Any]) -> None:
         """Put the stage's record into the manifest; what was made from other inputs leaves it."""
         manifest = self.folder.manifest() | provenance
-        kept = {name: old for name, old in manifest["stages"].items() if old["key"] == self[name]}
+        needed = self.needed()
+        kept = {
+            name: old
+            for name, old in manifest["stages"].items()
+            if old["key"] == self[name] or name not in needed  # of no concern to this run
+        }
         kept[stage] = {"key": self[stage], "settings": self.settings[stage], **record}
         manifest["stages"] = {name: kept[name] for name in STAGES if name in kept}
         manifest["config"] = self.config.model_dump(mode="json")

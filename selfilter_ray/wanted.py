@@ -6,18 +6,20 @@ rating, CoIDO's scorer, or MLLM-Selector's draw of a seed set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from selfilter_ray.compare.entries import Entry
-from selfilter_ray.compare.settings import method_settings
+from selfilter_ray.compare.settings import CompareConfig, method_settings
 from selfilter_ray.config import Config
 from selfilter_ray.errors import ConfigError
+from selfilter_ray.features.shards import shard_seconds
 from selfilter_ray.run_folder import RunFolder
 from selfilter_ray.select.contract import Needs
+from selfilter_ray.select.mllm_selector import MEMBER
 from selfilter_ray.select.registry import method_of, needs_of
-from selfilter_ray.select.settings import MethodSettings
+from selfilter_ray.select.settings import MethodSettings, MllmSelectorSettings
 
 # The VLM before tuning, tuned on a random seed set, and tuned together with the score net.
 MODELS = ("pre", "seed", "tuned")
@@ -33,17 +35,25 @@ class Wanted:
         stage1: whether Stage 1 has to be trained.
         models: the VLMs that have to pass over the pool, of ``MODELS``.
         coido: whether CoIDO's scorer has to be trained.
+        ratings: whether raters have to be asked.
         columns: all columns that methods name, sorted.
+        seed_set: what MLLM-Selector's seed set depends on (its share of the pool, and the budget or
+            ratio that it may fill by half); None where no method has one.
     """
 
     stage1: bool
     models: tuple[str, ...]
     coido: bool
+    ratings: bool
     columns: tuple[str, ...]
+    seed_set: tuple[float, int | None, float | None] | None = None
 
 
-def wanted_by(methods: Iterable[MethodSettings], config: Config) -> Wanted:
+def wanted_by(methods: Sequence[MethodSettings], config: Config, comparing: bool = False) -> Wanted:
     """What the methods need, all together.
+
+    Args:
+        comparing: the methods keep what ``compare`` says, not what ``select`` says.
 
     Raises:
         ConfigError: for a rating that nothing in ``ratings`` makes, a column that is none, or
@@ -61,9 +71,30 @@ def wanted_by(methods: Iterable[MethodSettings], config: Config) -> Wanted:
         passes = {"pre"}
     stage1 = bool(columns & STAGE1_COLUMNS) or "tuned" in passes
     models = tuple(name for name in MODELS if name in passes)
-    found = Wanted(stage1, models, "coido_score" in columns, tuple(sorted(columns)))
+    coido = "coido_score" in columns
+    if comparing and config.compare.methods is None:
+        columns |= set(config.ratings.columns)  # so that the methods by ratings take part
+    rated = (stage1 and config.train.inputs != "clip") or (
+        coido and config.coido_model.inputs != "clip"
+    )
+    ratings = bool(config.ratings.columns) and (rated or bool(columns & set(RATINGS)))
+    seed_set = None
+    if MEMBER in columns or "seed" in models:
+        size = config.compare if comparing and _has_size(config.compare) else config.select
+        seed_set = (seed_ratio_of(methods), size.budget, size.ratio)
+    found = Wanted(stage1, models, coido, ratings, tuple(sorted(columns)), seed_set)
     _check_training(found, config)
     return found
+
+
+def seed_ratio_of(methods: Iterable[MethodSettings]) -> float:
+    """MLLM-Selector's seed set as a share of the pool; the largest that a method asks for."""
+    own = [method.seed_ratio for method in methods if isinstance(method, MllmSelectorSettings)]
+    return max(own, default=MllmSelectorSettings().seed_ratio)
+
+
+def _has_size(section: CompareConfig) -> bool:
+    return section.budget is not None or section.ratio is not None
 
 
 def _check_training(wanted: Wanted, config: Config) -> None:
@@ -85,7 +116,7 @@ def _check_training(wanted: Wanted, config: Config) -> None:
 
 
 def _is_measured(name: str) -> bool:
-    return name.startswith(tuple(f"{model}_" for model in MODELS)) and name != "seed_member"
+    return name.startswith(tuple(f"{model}_" for model in MODELS)) and name != MEMBER
 
 
 def _check(name: str, method: str, config: Config) -> None:
@@ -94,7 +125,7 @@ def _check(name: str, method: str, config: Config) -> None:
             section = "ratings.image_reward" if name == "image_reward" else "ratings.judges"
             raise ConfigError(f"method {method} needs {name}: configure it in {section}.")
         return
-    others = {"clip_score", "answer_tokens", "coido_score", "seed_member"}
+    others = {"clip_score", "answer_tokens", "coido_score", MEMBER}
     if name not in STAGE1_COLUMNS and name not in others and not _is_measured(name):
         raise ConfigError(
             f"method {method} reads the column {name!r}, which nothing makes. Columns of the "
@@ -114,12 +145,21 @@ def methods_of(config: Config, comparing: bool) -> list[MethodSettings]:
 
 
 def costs_of(entries: Iterable[Entry], folder: RunFolder) -> dict[str, dict[str, float]]:
-    """For each entry what has to run before it can select: part to seconds, as the run took."""
+    """For each entry what has to run before it can select: part to seconds.
+
+    Of passes over the pool the seconds that their actors worked, of trainings those from their
+    start to their end.
+    """
     manifest = folder.manifest()
-    return {entry.label: _cost(needs_of(entry.settings), manifest) for entry in entries}
+    passes = {"features": shard_seconds(folder.features)}
+    if "rate" in manifest["stages"]:
+        passes["ratings"] = float(manifest["stages"]["rate"]["seconds"])
+    return {entry.label: _cost(needs_of(entry.settings), manifest, passes) for entry in entries}
 
 
-def _cost(needs: Needs, manifest: Mapping[str, Any]) -> dict[str, float]:
+def _cost(
+    needs: Needs, manifest: Mapping[str, Any], passes: Mapping[str, float]
+) -> dict[str, float]:
     stages, config = manifest["stages"], manifest["config"]
     parts = stages["score"]["parts"]
     names = {*needs.columns, *needs.columns_with_gaps}
@@ -130,11 +170,11 @@ def _cost(needs: Needs, manifest: Mapping[str, Any]) -> dict[str, float]:
     )
     cost: dict[str, float] = {}
     if needs.features or stage1 or coido or "clip_score" in names:
-        cost["features"] = stages["featurize"]["seconds"]
+        cost["features"] = passes["features"]
     if stage1:
         cost["Stage 1"] = stages["train"]["seconds"] + parts.get("score net", 0.0)
-    if (rated and "rate" in stages) or names & set(RATINGS):
-        cost["ratings"] = stages["rate"]["seconds"]
+    if rated or names & set(RATINGS):
+        cost["ratings"] = passes["ratings"]
     if any(name.startswith("seed_") for name in names):
         cost["seed model"] = parts["seed model"]
     if coido:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from selfilter_ray import atomic
 from selfilter_ray.compare.entries import Entry
 from selfilter_ray.config import load_config
 from selfilter_ray.errors import ConfigError
+from selfilter_ray.features.shards import Shard, ShardRecord, finish_shard
 from selfilter_ray.run_folder import STAGES, RunFolder
 from selfilter_ray.select.settings import SETTINGS, parse_method
 from selfilter_ray.stages import StageKeys
@@ -173,6 +175,7 @@ def finish(folder, made, columns=("id",)):
             atomic.write_text(folder.path / name, text)
         record = {"rows": 3, "out": 3, "models": {}, "columns": list(columns), "seconds": 1.0}
         record["counts"] = {"in": 3, "out": 3, "quarantined": {}}
+        record["seed_set"] = made.wanted.seed_set
         made.finish(stage, record, {"seed": 0})
 
 
@@ -184,7 +187,14 @@ def unfinished(made):
     ("sections", "left_out"),
     [
         ({}, {"rate"}),
-        ({"ratings": {"judges": [judge()]}}, set()),
+        ({"ratings": {"judges": [judge()]}}, {"rate"}),
+        (
+            {
+                "ratings": {"judges": [judge()]},
+                "train": SCORES | {"score_columns": ["judge_quality"]},
+            },
+            set(),
+        ),
         ({"select": "semdedup"}, {"rate", "train"}),
         ({"select": "judge", "ratings": {"judges": [judge()]}}, {"train"}),
         ({"select": {"method": "el2n", "model": "tuned"}}, {"rate"}),
@@ -207,8 +217,35 @@ def test_a_stage_does_not_wait_for_those_that_are_left_out(folder):
 def test_a_rater_that_is_added_costs_neither_features_nor_training(folder):
     finish(folder, keys(folder), ["id", "difficulty"])
     added = keys(folder, ratings={"judges": [judge()]})
-    assert unfinished(added) == ["rate", "score", "select", "report"]
+    assert unfinished(added) == ["score", "select", "report"]
     added.refuse_loss(STAGES, redo=False)
+
+
+def test_training_of_other_settings_is_kept_where_no_method_needs_any(folder):
+    finish(folder, keys(folder), ["id", "difficulty"])
+    other = keys(folder, select="semdedup", train={"epochs": 9})
+    other.refuse_loss(other.asked(STAGES), redo=False)
+    finish(folder, other)
+    assert keys(folder).is_finished("train")
+    with pytest.raises(ConfigError, match="finished train of other settings"):
+        keys(folder, train={"epochs": 9}).refuse_loss(STAGES, redo=False)
+
+
+def test_another_seed_set_is_drawn_for_another_budget(folder):
+    method = {"method": "mllm_selector", "ratio": 0.2}
+    columns = ["id", "seed_member", "seed_loss"]
+    finish(folder, keys(folder, select=method), columns)
+    assert keys(folder, select=method).is_finished("score")
+    assert keys(folder, select="random").is_finished("score")
+    assert not keys(folder, select=method | {"ratio": 0.05}).is_finished("score")
+    assert not keys(folder, select=method | {"seed_ratio": 0.1}).is_finished("score")
+
+
+def test_a_comparison_of_all_methods_wants_every_rating():
+    raters = {"ratings": {"judges": [judge()]}}
+    assert not wanted("selfilter", **raters).ratings
+    all_methods = wanted_by([parse_method("selfilter")], config(**raters), comparing=True)
+    assert all_methods.ratings and "judge_quality" in all_methods.columns
 
 
 def test_a_rating_that_the_score_net_sees_is_part_of_the_training(folder):
@@ -276,6 +313,9 @@ def costs(folder, method, **sections):
     records["score"]["parts"] = PARTS
     made_under = config(**sections).model_dump(mode="json")
     folder.save_manifest({"format": 1, "stages": records, "config": made_under})
+    for number in range(2):
+        record = ShardRecord("k", 1, 50.0, "m")
+        finish_shard(folder.features, Shard(number, number, number + 1), pa.table({}), record)
     settings = parse_method(method)
     return costs_of([Entry("one", settings.method, settings)], folder)["one"]
 

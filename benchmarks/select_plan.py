@@ -1,0 +1,69 @@
+"""How long Stage 2 takes, and what it holds, at sizes that were not run: from measured rates.
+
+Reads ``results/select_158k.json`` and ``results/select_1m.json``. The rate is that of the slower of
+the two, everything included; searches an element of the budget are taken from the same run. A plan
+assumes that shards add up, which the products do and the coordinator's part does not.
+
+    python -m benchmarks.select_plan
+"""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks.store import RESULTS, store_result
+
+CORES = 2  # of the machine that was measured
+RATIO = 0.15
+COORDINATOR_BYTES = 300
+SIZES = [
+    (158_000, 1536, 2),
+    (665_000, 1536, 32),
+    (1_000_000, 512, 2),
+    (10_000_000, 1536, 512),
+    (100_000_000, 1536, 8192),
+]
+
+
+def main() -> None:
+    runs = [_measured(name) for name in ("select_158k", "select_1m")]
+    slowest = min(runs, key=lambda run: run["gflops"])
+    rate = slowest["gflops"] * 1e9 / CORES
+    searches = max(run["searches"] / run["budget"] for run in runs)
+    plan = [_plan(samples, features, cores, rate, searches) for samples, features, cores in SIZES]
+    store_result(
+        "select_plan",
+        {
+            "operations_per_second_and_core": rate,
+            "searches_per_pick": round(searches, 3),
+            "from": slowest["command"],
+            "plan": plan,
+        },
+    )
+
+
+def _plan(
+    samples: int, features: int, cores: int, rate: float, searches: float
+) -> dict[str, float | int]:
+    budget = round(RATIO * samples)
+    operations = 2.0 * budget * searches * samples * features
+    return {
+        "samples": samples,
+        "features": features,
+        "budget": budget,
+        "cores": cores,
+        "hours": round(operations / (rate * cores) / 3600, 2),
+        "core_hours": round(operations / rate / 3600, 1),
+        "features_gib": round(4 * samples * features / 2**30, 1),
+        "coordinator_gib": round(COORDINATOR_BYTES * samples / 2**30, 2),
+    }
+
+
+def _measured(name: str) -> dict[str, float]:
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    measured: dict[str, float] = result["measured"]
+    return measured | {"command": result["command"]}
+
+
+if __name__ == "__main__":
+    main()
