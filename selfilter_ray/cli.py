@@ -107,7 +107,7 @@ def select(
         size = {"budget": loaded.select.budget, "ratio": loaded.select.ratio}
         chosen = parse_method({"method": method, **size})
         loaded = loaded.model_copy(update={"select": chosen})
-    _run(loaded, None, ("score", "select"), False)
+    _run(loaded, None, ("rate", "score", "select"), False)
 
 
 @app.command()

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selfilter_ray.config import Config
+from selfilter_ray.errors import ConfigError
 from selfilter_ray.features.shards import (
     Features,
     load_features,
@@ -36,9 +37,9 @@ from selfilter_ray.select.kmeans import spherical_kmeans
 from selfilter_ray.select.mllm_selector import MEMBER, seed_set
 from selfilter_ray.select.random_order import random_order
 from selfilter_ray.stage1.outputs import VLM
-from selfilter_ray.stage1.prepare import INITIAL_VLM, prepare_model
+from selfilter_ray.stage1.prepare import prepare_model
 from selfilter_ray.stages import StageKeys
-from selfilter_ray.training import train_into, trained_once
+from selfilter_ray.training import INITIAL_VLM, train_into, trained_once
 from selfilter_ray.wanted import Wanted
 
 
@@ -71,6 +72,8 @@ class KnownSamples:
             wanted: what to make.
             budget: at most half of it goes into the seed set.
         """
+        # Of an interrupted run, perhaps under other settings.
+        shutil.rmtree(self.folder.measured / INITIAL_VLM, ignore_errors=True)
         clip_N = self.features.clip_score_N
         columns: dict[str, Any] = {"id": pa.array(self.features.ids, pa.string())}
         if self.keys.is_finished("train"):
@@ -173,12 +176,16 @@ class KnownSamples:
         members_N = np.zeros(len(self.features.ids), bool)
         ratio = wanted.seed_set[0]
         members_N[seed_set(self.features.ids, budget, ratio, self.config.seed)] = True
+        if not members_N.any():
+            raise ConfigError(
+                f"MLLM-Selector's seed set is empty with a budget of {budget}: give it at least 2."
+            )
         return members_N
 
     def _seed_model(self, ids: np.ndarray) -> str:
         """Tune the seed model, unless that is done; returns its key."""
         settings = self.config.seed_model
-        changes = {"objective": "plain", "save_vlm": True} | _given(settings)
+        changes = PLAIN | _given(settings)
         return self._trained("seed model", self.folder.seed_model, changes, ids, None)
 
     def _coido(self) -> np.ndarray:
@@ -218,13 +225,26 @@ class KnownSamples:
         key = stage_key(before, train.result_fields(), self.config.seed, ids.tolist(), clusters)
 
         def train_it() -> dict[str, Any]:
-            self.say(f"score: training the {name.removeprefix('the ')} on {len(ids):,} samples")
+            self.say(f"score: {name}: training on {len(ids):,} samples")
             return train_into(
                 output, key, config, self.folder, self.connect, lambda steps: None, ids, cluster_M
             )
 
         self.seconds[name] = float(trained_once(output, key, train_it)["seconds"])
         return key
+
+
+# What the score net would take does not matter where there is none.
+PLAIN = {
+    "objective": "plain",
+    "save_vlm": True,
+    "inputs": "clip",
+    "score_net_hidden": (),
+    "loss_reduction": "sum",
+    "weight_scope": "device",
+    "score_net_init": "zeros",
+    "score_net_learning_rate": None,
+}
 
 
 def _given(section: Any) -> dict[str, Any]:

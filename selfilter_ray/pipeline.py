@@ -161,7 +161,7 @@ class Pipeline:
     def train(self) -> None:
         """Stage 1: ``samples/`` and ``features/`` to ``stage1/``, on Ray Train and DeepSpeed."""
         from selfilter_ray.stage1.prepare import count_steps
-        from selfilter_ray.training import train_into
+        from selfilter_ray.training import drop_checkpoints, train_into
 
         rows = self._records("featurize")
         self.config.select.count(rows)  # a budget that cannot be met is better known before
@@ -179,6 +179,7 @@ class Pipeline:
             record["models"] = {"vlm": summary.pop("vlm")}
             record |= {"rows": rows * self.config.train.epochs, **summary}
             record["correlations"] = correlations(self.folder)
+        drop_checkpoints(self.folder.stage1)
 
     def score(self) -> None:
         """All that the methods want to know of each sample, to ``scores.parquet``."""

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from selfilter_ray import atomic
 from selfilter_ray.config import Config
 from selfilter_ray.features.shards import read_shards, shard_files, shards_to_make
 from selfilter_ray.run_folder import RunFolder, stage_key
@@ -41,16 +42,21 @@ def rate_pool(
 
     Returns:
         id and a float32 column for each rater, in the order of the ids, null where a sample has no
-        rating; and for each rater how many that are.
+        rating; and for each rater how many that are (``not_rated``), and for each judge how many
+        answers gave no score, so that the mean stands for it (``not_parsed``).
     """
     columns: dict[str, pa.Array] = {"id": ids}
+    not_parsed: dict[str, int] = {}
     if config.ratings.image_reward is not None:
         columns["image_reward"] = _rewards(config, folder, ids, key, connect, advance)
     for judge in config.ratings.judges:
-        columns[judge.column] = _judged(judge, config, folder, ids, terminal, advance)
+        judged = _judged(judge, config, folder, ids, terminal, advance)
+        columns[judge.column] = _in_order(judged, ids, judge.column)
+        known = judged.filter(pc.is_valid(judged[judge.column]))
+        not_parsed[judge.column] = known.num_rows - (pc.sum(known["parsed"]).as_py() or 0)
     table = pa.table(columns)
     missing = {name: table[name].null_count for name in config.ratings.columns}
-    return table, {"not_rated": missing}
+    return table, {"not_rated": missing, "not_parsed": not_parsed}
 
 
 def _rewards(
@@ -84,7 +90,8 @@ def _judged(
     ids: pa.Array,
     terminal: Terminal,
     advance: Advance,
-) -> pa.Array:
+) -> pa.Table:
+    """The judge's own table, left beside its answers, too: it lists what failed and why."""
     from selfilter_ray.scorers.judge.run import judge as ask
 
     samples = read_samples(folder.samples, ["id", "turns", "images"])
@@ -97,7 +104,8 @@ def _judged(
         advance,
         lambda estimate: terminal.say(f"{judge.column}: {estimate}"),
     )
-    return _in_order(table, ids, judge.column)
+    atomic.write_table(folder.raters / judge.column / "judged.parquet", table)
+    return table
 
 
 def _in_order(table: pa.Table, ids: pa.Array, column: str) -> pa.Array:

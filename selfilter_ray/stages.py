@@ -61,7 +61,7 @@ class StageKeys:
         """
         for earlier in self.needed(STAGES[: STAGES.index(stage)]):
             if not self.is_finished(earlier):
-                command = {"read": "featurize"}.get(earlier, earlier)
+                command = {"read": "featurize", "rate": "score"}.get(earlier, earlier)
                 raise ConfigError(
                     f"{stage} needs {earlier} to be finished in {self.folder.path} with these "
                     f"settings: run {command} first, or all of it with run."
@@ -77,8 +77,20 @@ class StageKeys:
         return [stage for stage in stages if stage not in left_out]
 
     def asked(self, stages: Sequence[str]) -> list[str]:
-        """Of several stages those that are needed; a single one is what the user names."""
-        return self.needed(stages) if len(stages) > 1 else list(stages)
+        """Those that are needed, and whatever leads to a stage that the user names."""
+        if stages[-1] == "train" or len(stages) == 1:
+            return list(stages)
+        return self.needed(stages)
+
+    def _read_the_same(self, stage: str, records: dict[str, Any]) -> bool:
+        """Whether what the stage once read is what it would read now."""
+        return all(
+            records.get(name, {}).get("key") == self[name] for name in self._reads_from(stage)
+        )
+
+    def _all_before(self, stage: str) -> set[str]:
+        direct = self._reads_from(stage)
+        return set(direct).union(*(self._all_before(name) for name in direct))
 
     def _knows_enough(self, record: dict[str, Any]) -> bool:
         """Whether ``scores.parquet`` has all that is wanted now."""
@@ -130,11 +142,15 @@ class StageKeys:
         """Put the stage's record into the manifest; what was made from other inputs leaves it."""
         manifest = self.folder.manifest() | provenance
         needed = self.needed()
+        before = manifest["stages"]
         kept = {
             name: old
-            for name, old in manifest["stages"].items()
-            if old["key"] == self[name] or name not in needed  # of no concern to this run
+            for name, old in before.items()
+            if old["key"] == self[name]
+            or (name not in needed and self._read_the_same(name, before))
         }
+        if stage == "rate":  # a judge may answer now what it did not answer before
+            kept = {name: old for name, old in kept.items() if stage not in self._all_before(name)}
         kept[stage] = {"key": self[stage], "settings": self.settings[stage], **record}
         manifest["stages"] = {name: kept[name] for name in STAGES if name in kept}
         manifest["config"] = self.config.model_dump(mode="json")

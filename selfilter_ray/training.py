@@ -20,6 +20,8 @@ from selfilter_ray import atomic
 from selfilter_ray.config import Config
 from selfilter_ray.run_folder import RunFolder
 
+CHECKPOINTS = "checkpoints"
+INITIAL_VLM = "initial_vlm"
 DONE = "done.json"
 ROWS = "rows.parquet"
 
@@ -43,13 +45,15 @@ def train_into(
         advance: told each optimizer step.
         ids, cluster_M: which samples, and their clusters; all usable ones when None.
 
+    Its checkpoints stay until ``drop_checkpoints``.
+
     Returns:
         The trainer's summary, and ``vlm``: a hash of the model that training started from.
     """
     from selfilter_ray import provenance
-    from selfilter_ray.stage1.prepare import INITIAL_VLM, prepare_model
+    from selfilter_ray.stage1.prepare import prepare_model
 
-    checkpoints = output / "checkpoints"
+    checkpoints = output / CHECKPOINTS
     if not (checkpoints / key).exists():
         shutil.rmtree(output, ignore_errors=True)
     model = prepare_model(config, folder.samples, output)
@@ -65,9 +69,20 @@ def train_into(
     with _following(output / "metrics.jsonl", advance):
         summary = train_on_ray(config, paths, checkpoints, key)
     summary["vlm"] = provenance.hash_model(model)
-    for needless in (checkpoints, output / INITIAL_VLM):
-        shutil.rmtree(needless, ignore_errors=True)
     return summary
+
+
+def drop_checkpoints(output: Path) -> None:
+    """Remove what only an unfinished training needs; to be called once its end is on record.
+
+    Renamed first: a folder that is half removed must not be taken for a checkpoint.
+    """
+    checkpoints, aside = output / CHECKPOINTS, output / ".checkpoints"
+    if checkpoints.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoints.rename(aside)
+    for needless in (aside, output / INITIAL_VLM):
+        shutil.rmtree(needless, ignore_errors=True)
 
 
 def trained_once(output: Path, key: str, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -84,6 +99,7 @@ def trained_once(output: Path, key: str, train: Callable[[], dict[str, Any]]) ->
     summary = train()
     record = {"key": key, **summary, "seconds": time.monotonic() - began}
     atomic.write_json(done, record)
+    drop_checkpoints(output)
     return record
 
 

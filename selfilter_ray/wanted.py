@@ -15,6 +15,7 @@ from selfilter_ray.compare.settings import CompareConfig, method_settings
 from selfilter_ray.config import Config
 from selfilter_ray.errors import ConfigError
 from selfilter_ray.features.shards import shard_seconds
+from selfilter_ray.measure.table import STATISTICS
 from selfilter_ray.run_folder import RunFolder
 from selfilter_ray.select.contract import Needs
 from selfilter_ray.select.mllm_selector import MEMBER
@@ -125,12 +126,27 @@ def _check(name: str, method: str, config: Config) -> None:
             section = "ratings.image_reward" if name == "image_reward" else "ratings.judges"
             raise ConfigError(f"method {method} needs {name}: configure it in {section}.")
         return
+    if _is_measured(name):
+        _check_measured(name, method, config)
+        return
     others = {"clip_score", "answer_tokens", "coido_score", MEMBER}
-    if name not in STAGE1_COLUMNS and name not in others and not _is_measured(name):
+    if name not in STAGE1_COLUMNS and name not in others:
         raise ConfigError(
             f"method {method} reads the column {name!r}, which nothing makes. Columns of the "
             f"scoring pass begin with {', '.join(f'{model}_' for model in MODELS)}."
         )
+
+
+def _check_measured(name: str, method: str, config: Config) -> None:
+    model, _, statistic = name.partition("_")
+    if statistic not in STATISTICS:
+        raise ConfigError(
+            f"method {method} reads the column {name!r}, but the pass of the {model} model makes "
+            f"only {', '.join(f'{model}_{known}' for known in STATISTICS)}."
+        )
+    switch = {"loss_no_image": "no_image", "loss_no_question": "no_question", "grand": "grand"}
+    if statistic in switch and not getattr(config.measure, switch[statistic]):
+        raise ConfigError(f"method {method} needs measure.{switch[statistic]}: true.")
 
 
 def methods_of(config: Config, comparing: bool) -> list[MethodSettings]:
@@ -173,7 +189,7 @@ def _cost(
         cost["features"] = passes["features"]
     if stage1:
         cost["Stage 1"] = stages["train"]["seconds"] + parts.get("score net", 0.0)
-    if rated or names & set(RATINGS):
+    if (rated or names & set(RATINGS)) and "ratings" in passes:
         cost["ratings"] = passes["ratings"]
     if any(name.startswith("seed_") for name in names):
         cost["seed model"] = parts["seed model"]

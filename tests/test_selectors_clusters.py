@@ -104,7 +104,7 @@ def test_chunks_change_nothing(monkeypatch):
     nearest = semdedup.nearest_earlier(features)
     monkeypatch.setattr("selfilter_ray.select.grid.chunks.__defaults__", (7,))
     monkeypatch.setattr("selfilter_ray.select.kmeans._chunk_rows", lambda columns: 7)
-    monkeypatch.setattr(knn, "BLOCK_VALUES", 1000)
+    monkeypatch.setattr(knn, "QUERIES_AT_ONCE", 7)
     monkeypatch.setattr(semdedup, "BLOCK_VALUES", 1000)
     parts = spherical_kmeans(features, 9, order)
     assert np.array_equal(whole.labels_N, parts.labels_N)

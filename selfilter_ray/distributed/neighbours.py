@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import ray
 
-from selfilter_ray.distributed.runtime import gpus_each
 from selfilter_ray.features.shards import load_shards
 from selfilter_ray.select.contract import Pool, Selection
 from selfilter_ray.select.diverse import base_difficulty
@@ -22,9 +21,11 @@ from selfilter_ray.select.neighbours.backends import BackendName
 from selfilter_ray.select.neighbours.search import product_margin
 from selfilter_ray.select.neighbours.shard import FeatureShard
 from selfilter_ray.select.neighbours.sharded import ShardedSearch
+from selfilter_ray.select.selfilter import selection_of
 from selfilter_ray.select.settings import SelfilterSettings
 from selfilter_ray.select.sites import Sites
 
+GPU_BACKENDS = ("torch", "faiss-gpu")
 LARGE = 100_000  # bytes; what is smaller travels inside a call
 
 
@@ -84,14 +85,14 @@ def select_sharded(
             )
 
         margin = product_margin(contents[0][2])
-        search = ShardedSearch(call, shard_N, row_N, sites, margin, backend == "faiss-ivf")
+        search = ShardedSearch(call, shard_N, row_N, sites, margin)
         picks = pick_greedily(
             search, sites, base_N, budget, settings.gamma, settings.k_nearest, progress
         )
     finally:
         for actor in actors:
             ray.kill(actor)
-    return Selection(picks.indices, picks.difficulty_at_pick.astype(np.float64), {}, picks)
+    return selection_of(picks)
 
 
 class _Sender:
@@ -112,7 +113,8 @@ def _actors(files: Sequence[Path], shards: int, backend: BackendName) -> list[An
     """One actor a part of the files; they share the machine's cores, and GPUs where needed."""
     parts = [list(map(str, part)) for part in np.array_split(np.array(files, object), shards)]
     parts = [part for part in parts if part]
-    gpus = gpus_each(None) if backend in ("torch", "faiss-gpu") else 0.0
+    there = float(ray.cluster_resources().get("GPU", 0.0)) if backend in GPU_BACKENDS else 0.0
+    gpus = min(1.0, there / len(parts))
     actor: Any = ray.remote(num_cpus=min(1.0, _cores() / len(parts)), num_gpus=gpus)(ShardActor)
     return [actor.remote(part, backend) for part in parts]
 

@@ -51,8 +51,9 @@ def select_diverse(
         budget: from 0 to N.
         gamma: strength of the penalty, at least 0.
         k_nearest: how many neighbours a pick pushes down, at least 0.
-        difficulty: ``shifted`` subtracts the minimum once, so that a penalty is never a reward
-            (ours); ``raw`` takes the values as they are (the release).
+        difficulty: ``shifted`` subtracts the minimum once, so that no sample starts
+            below zero and rewards its neighbours (ours); ``raw`` takes the values as they are (the
+            release).
         progress: told the number of picks made, once in a while.
         backend: what proposes neighbours. ``exact`` (this CPU), ``torch`` (a GPU when there is
             one), ``faiss-flat`` and ``faiss-gpu`` give the same picks; ``faiss-ivf`` may miss

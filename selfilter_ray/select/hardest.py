@@ -42,6 +42,8 @@ class Hardest:
 
     def next_in_line(self, count: int) -> np.ndarray:
         """The ``count`` samples of the highest values, in no particular order."""
+        if count == 0:
+            return np.zeros(0, np.int64)
         if count >= len(self.value_N):
             return np.flatnonzero(self.value_N > -np.inf)
         top = np.argpartition(self.value_N, len(self.value_N) - count)[-count:]

@@ -1,20 +1,23 @@
-"""The nearest neighbours of every sample by cosine, a block of rows at a time.
+"""The nearest neighbours of every sample by cosine, in batches.
 
-Products on the coarse grid propose some more neighbours than asked for, products on the fine grid
-order them: the result is the same for any number of threads. A neighbour that is nearer by less
-than the coarse grid's error (about 1e-4 of cosine) can be missed only when there are more such than
-the proposals have room for.
+Proposed by matrix products, proved to be all by the search's floor, ordered by cosines in fixed
+arithmetic (``select.neighbours``): the same for any number of threads.
 
-Shapes: N samples, D features, K neighbours, R rows of a block.
+Shapes: N samples, D features, K neighbours, C candidates.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from selfilter_ray.select.grid import FINE, chunks, coarse_rows, on_grid, radius
+from selfilter_ray.select.cosine import squares
+from selfilter_ray.select.neighbours.backends import local_search
+from selfilter_ray.select.neighbours.local import LocalSearch
+from selfilter_ray.select.neighbours.search import Found
 
-BLOCK_VALUES = 2**26  # float32 products held at once: 256 MB
+QUERIES_AT_ONCE = 512
+MORE = 16  # candidates beyond those asked for
+WIDER = 4
 
 
 def nearest_neighbours(features_ND: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -33,39 +36,29 @@ def nearest_neighbours(features_ND: np.ndarray, k: int) -> tuple[np.ndarray, np.
     cosine_NK = np.empty((samples, k))
     if not k:
         return neighbours_NK, cosine_NK
-    coarse_ND = coarse_rows(features_ND)
-    for block in chunks(samples, max(1, min(1024, BLOCK_VALUES // samples))):
-        rough_RN = _rough(coarse_ND, block)
-        for row, rough_N in zip(range(block.start, block.stop), rough_RN, strict=True):
-            proposed = _largest(rough_N, 2 * k + 16)
-            proposed = proposed[proposed != row]
-            neighbours_NK[row], cosine_NK[row] = _ordered(features_ND, row, proposed, k)
+    features_ND = np.ascontiguousarray(features_ND, np.float32)
+    search = local_search("exact", features_ND, squares(features_ND))
+    everyone = np.ones(samples, bool)
+    for start in range(0, samples, QUERIES_AT_ONCE):
+        rows = np.arange(start, min(start + QUERIES_AT_ONCE, samples))
+        found = search.nearest(rows, k + 1 + MORE, everyone)
+        for row, candidates in zip(rows.tolist(), found, strict=True):
+            close = _close(search, row, candidates, k, everyone)
+            cosine_C = search.cosines(row, close)
+            order = np.lexsort((close, -cosine_C))[:k]
+            neighbours_NK[row], cosine_NK[row] = close[order], cosine_C[order]
     return neighbours_NK, cosine_NK
 
 
-def _rough(coarse_ND: np.ndarray, block: slice) -> np.ndarray:
-    """(R, N) exact products on the coarse grid."""
-    rows_RD = coarse_ND[block].astype(np.float32)
-    rough_RN = np.empty((len(rows_RD), len(coarse_ND)), dtype=np.float32)
-    for chunk in chunks(len(coarse_ND)):
-        rough_RN[:, chunk] = rows_RD @ coarse_ND[chunk].astype(np.float32).T
-    return rough_RN
-
-
-def _largest(rough_N: np.ndarray, count: int) -> np.ndarray:
-    """Row numbers of the largest values; of equal ones at the edge, those that stand first."""
-    if count >= len(rough_N):
-        return np.arange(len(rough_N))
-    edge = np.partition(rough_N, len(rough_N) - count)[len(rough_N) - count]
-    above = np.flatnonzero(rough_N > edge)
-    equal = np.flatnonzero(rough_N == edge)[: count - len(above)]
-    return np.concatenate([above, equal])
-
-
-def _ordered(
-    features_ND: np.ndarray, row: int, proposed: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    exact = on_grid(features_ND[np.concatenate([[row], proposed])], FINE)
-    cosine = exact[1:] @ exact[0] / radius(features_ND.shape[1], FINE) ** 2
-    nearest = np.lexsort((proposed, -cosine))[:k]
-    return proposed[nearest], cosine[nearest]
+def _close(search: LocalSearch, row: int, found: Found, k: int, everyone: np.ndarray) -> np.ndarray:
+    """The other rows that can be among the k nearest, searched wider until they are all there."""
+    count = len(found.sites)
+    while True:
+        others = found.sites != row
+        sites, rough = found.sites[others], found.rough[others]
+        limit = float(rough[k - 1]) - 2.0 * search.margin
+        if found.floor < limit or found.floor == -np.inf:
+            close: np.ndarray = sites[rough >= limit]
+            return close
+        count = min(WIDER * count, len(everyone))
+        found = search.nearest(np.array([row]), count, everyone)[0]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from selfilter_ray.select.contract import Needs, Pool, Selection
-from selfilter_ray.select.diverse import select_diverse
+from selfilter_ray.select.diverse import Picks, select_diverse
 from selfilter_ray.select.settings import SelfilterSettings
 
 
@@ -34,5 +34,11 @@ def select_selfilter(
         progress=progress,
         backend=settings.backend,
     )
+    return selection_of(picks)
+
+
+def selection_of(picks: Picks) -> Selection:
+    """The greedy picks as any method gives its own."""
     value = picks.difficulty_at_pick.astype(np.float64)
-    return Selection(picks.indices, value, {}, picks)
+    details = {"searches": picks.searched, "recall": picks.recall}
+    return Selection(picks.indices, value, details, picks)

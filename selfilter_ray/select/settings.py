@@ -68,6 +68,12 @@ class SelfilterSettings(MethodSettings):
     backend: Literal["exact", "faiss-flat", "faiss-ivf", "faiss-gpu", "torch"] = "exact"
     shards: Positive = 1
 
+    @model_validator(mode="after")
+    def _exact_shards(self) -> SelfilterSettings:
+        if self.shards > 1 and self.backend == "faiss-ivf":
+            raise ValueError("backend faiss-ivf works on one machine: leave shards at 1")
+        return self
+
 
 class RandomSettings(MethodSettings):
     """A random draw: plain, by source, or by length of the answer."""

@@ -91,11 +91,13 @@ def read_ratings(features: Features, file: Path, columns: Sequence[str]) -> dict
         try:
             table = pq.read_table(file)
         except (OSError, ValueError) as error:
-            raise ArtifactError(f"{file} cannot be read ({error}): run rate first.") from None
+            raise ArtifactError(
+                f"{file} cannot be read ({error}): run score, or all of it with run."
+            ) from None
         missing = [name for name in others if name not in table.column_names]
         if missing or not np.array_equal(table["id"].to_numpy(), features.ids):
             raise ArtifactError(
-                f"{file} holds no {', '.join(missing) or 'such samples'}: run rate."
+                f"{file} holds no {', '.join(missing) or 'such samples'}: run score."
             )
         ratings |= {
             name: table[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in others

@@ -13,8 +13,7 @@ from selfilter_ray.samples.files import iterate_samples, read_samples
 from selfilter_ray.stage1.data import Batches
 from selfilter_ray.stage1.engine import prepare_accelerator
 from selfilter_ray.stage1.vlm import prepare_vlm
-
-INITIAL_VLM = "initial_vlm"
+from selfilter_ray.training import INITIAL_VLM
 
 
 def prepare_model(config: Config, samples: Path, folder: Path) -> str:

@@ -87,5 +87,9 @@ def reciprocal(length_U: np.ndarray) -> np.ndarray:
 
 def unit_rows(features_UD: np.ndarray, length_U: np.ndarray) -> np.ndarray:
     """(U, D) float32, rows of length 1; zero rows stay."""
-    unit_UD: np.ndarray = (features_UD * reciprocal(length_U)[:, None]).astype(np.float32)
+    unit_UD = np.empty(features_UD.shape, np.float32)
+    scale_U = reciprocal(length_U)
+    for start in range(0, len(features_UD), BLOCK):
+        rows = slice(start, start + BLOCK)
+        unit_UD[rows] = features_UD[rows] * scale_U[rows, None]
     return unit_UD

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 
 from selfilter_ray.errors import ConfigError
-from selfilter_ray.select.neighbours.exact import unit_rows
+from selfilter_ray.select.neighbours.exact import ExactSearch, unit_rows
 from selfilter_ray.select.neighbours.search import Found, product_margin
 
 Kind = Literal["flat", "ivf", "gpu"]
 
-ROWS_A_LIST = 256  # of an inverted file: about sqrt(U) lists at a million rows
+ROWS_A_LIST = 256  # of an inverted file
 TRAINING_ROWS_A_LIST = 64
 PROBES = 32
 GPU_MAX_COUNT = 2048  # the most that FAISS returns from a GPU
@@ -40,17 +40,17 @@ class FaissSearch:
         self.kind = kind
         self.approximate = kind == "ivf"
         self.margin = product_margin(features_UD.shape[1])
-        unit_UD = unit_rows(features_UD, np.sqrt(squares_U))
-        self._index = self._build(unit_UD)
+        self._features_UD, self._squares_U = features_UD, squares_U
+        self._index = self._build(unit_rows(features_UD, np.sqrt(squares_U)))
 
     def nearest_to(self, query_QD: np.ndarray, count: int, alive_U: np.ndarray) -> list[Found]:
         """As ``ExactSearch``."""
         alive = int(alive_U.sum())
-        if self.kind == "gpu":
-            return self._on_gpu(query_QD, count, alive_U, alive)
         count = min(count, alive)
         if count == 0:
             return [_found(np.zeros(0, np.int64), np.zeros(0, np.float32), True) for _ in query_QD]
+        if self.kind == "gpu":
+            return self._on_gpu(query_QD, count, alive_U)
         selector = self.faiss.IDSelectorBitmap(np.packbits(alive_U, bitorder="little"))
         if self.kind == "flat":
             parameters = self.faiss.SearchParameters(sel=selector)
@@ -67,20 +67,18 @@ class FaissSearch:
                 return [_found(*row, count == alive) for row in zip(sites, scores, strict=True)]
             probes = min(4 * probes, self._index.nlist)
 
-    def _on_gpu(
-        self, query_QD: np.ndarray, count: int, alive_U: np.ndarray, alive: int
-    ) -> list[Found]:
+    def _on_gpu(self, query_QD: np.ndarray, count: int, alive_U: np.ndarray) -> list[Found]:
         """FAISS cannot leave rows out there: those that are gone are dropped from what it finds."""
         asked = min(count, len(alive_U))
         while True:
-            if asked > GPU_MAX_COUNT < len(alive_U):
-                raise ConfigError(
-                    f"backend faiss-gpu returns at most {GPU_MAX_COUNT} neighbours and more are "
-                    "needed here (k_nearest too large, or too many near duplicates): take torch."
+            if asked > GPU_MAX_COUNT:
+                # More than FAISS returns from a GPU, as where most of a region has been picked.
+                return ExactSearch(self._features_UD, self._squares_U).nearest_to(
+                    query_QD, count, alive_U
                 )
             scores, sites = self._index.search(query_QD, asked)
             living = [alive_U[row] for row in sites]
-            enough = min(int(row.sum()) for row in living) >= min(count, alive)
+            enough = min(int(row.sum()) for row in living) >= count
             if enough or asked == len(alive_U):
                 break
             asked = min(2 * asked, len(alive_U))

@@ -13,6 +13,8 @@ from selfilter_ray.select import cosine
 from selfilter_ray.select.neighbours.exact import unit_rows
 from selfilter_ray.select.neighbours.search import Found
 
+ROWS_AT_ONCE = 16_384
+
 
 class Backend(Protocol):
     """Proposes nearest rows for vectors from anywhere."""
@@ -42,9 +44,12 @@ class LocalSearch:
         return self.backend.nearest_to(query_QD, count, alive_U)
 
     def cosines(self, site: int, others: np.ndarray) -> np.ndarray:
-        return cosine.cosines(
-            self.features_UD[site],
-            float(self.squares_U[site]),
-            self.features_UD[others],
-            self.squares_U[others],
-        )
+        square = float(self.squares_U[site])
+        parts = [
+            cosine.cosines(
+                self.features_UD[site], square, self.features_UD[rows], self.squares_U[rows]
+            )
+            for start in range(0, max(1, len(others)), ROWS_AT_ONCE)
+            for rows in [others[start : start + ROWS_AT_ONCE]]
+        ]
+        return np.concatenate(parts)

@@ -24,7 +24,7 @@ AHEAD = 1 / 3
 
 
 class ShardedSearch:
-    """``Search`` over shards.
+    """``Search`` over shards, whose backends leave nothing nearer than their floor out.
 
     Args:
         call: makes calls to shards.
@@ -32,8 +32,9 @@ class ShardedSearch:
         row_N: and in which of its rows.
         sites: of the pool.
         margin: of the shards' backend.
-        approximate: whether the backend is.
     """
+
+    approximate = False
 
     def __init__(
         self,
@@ -42,10 +43,9 @@ class ShardedSearch:
         row_N: np.ndarray,
         sites: Sites,
         margin: float,
-        approximate: bool = False,
     ) -> None:
         self._call = call
-        self.margin, self.approximate = margin, approximate
+        self.margin = margin
         self._home_U = shard_N[sites.first_U]
         self._own = [np.flatnonzero(self._home_U == n) for n in range(int(shard_N.max()) + 1)]
         self._shards = [n for n, own in enumerate(self._own) if len(own)]

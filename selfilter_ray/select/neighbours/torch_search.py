@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from selfilter_ray.select.neighbours.exact import reciprocal
+from selfilter_ray.select.neighbours.exact import unit_rows
 from selfilter_ray.select.neighbours.search import Found, product_margin
 
 # Scores that are in memory at once, float32.
@@ -32,9 +32,7 @@ class TorchSearch:
         self, features_UD: np.ndarray, squares_U: np.ndarray, device: str | None = None
     ) -> None:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        rows = torch.from_numpy(np.ascontiguousarray(features_UD)).to(self.device)
-        scale_U = torch.from_numpy(reciprocal(np.sqrt(squares_U))).to(self.device)
-        self._unit_UD = (rows * scale_U[:, None]).float()
+        self._unit_UD = torch.from_numpy(unit_rows(features_UD, np.sqrt(squares_U))).to(self.device)
         # Products of TF32 numbers would need a far wider margin than those of float32.
         self.margin = product_margin(features_UD.shape[1])
 
