@@ -275,3 +275,11 @@ def test_every_method_is_documented_with_its_parameters_and_needs(name):
     for column in (*needs.columns, *needs.columns_with_gaps):
         assert f"`{column}`" in row or f": {column}`" in row
     assert ("features" in row) == needs.features
+
+
+@every_method
+def test_a_method_that_calls_itself_free_of_the_seed_is(entry):
+    pool, parsed = make_pool(40), parse_method(entry)
+    if METHODS[parsed.method].seeded(pool, parsed):
+        pytest.skip("the seed may change its picks")
+    assert chosen(pool, 9, entry, seed=0) == chosen(pool, 9, entry, seed=12345)

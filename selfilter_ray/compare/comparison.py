@@ -105,7 +105,15 @@ class _Workshop:
     ) -> _Gathered:
         """All seeds of one entry; what fails is noted."""
         found = _Gathered(entry)
+        method = registry.METHODS[entry.method]
         for seed in seeds:
+            # Picks that cannot differ are not made again; their seconds are those of the first.
+            if found.chosen and not method.seeded(self.pool, entry.settings):
+                first = next(iter(found.chosen))
+                found.chosen[seed] = found.chosen[first]
+                found.seconds[seed] = found.seconds[first]
+                progress(1)
+                continue
             began = time.perf_counter()
             try:
                 rows = self._checked(self._select(self.pool, self.budget, seed, entry.settings))

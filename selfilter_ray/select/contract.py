@@ -102,6 +102,7 @@ class Method:
         own_size: how many to keep where neither budget nor ratio is set and ``settings.count``
             leaves that to the values in the pool.
         reports_picks: whether ``select`` tells ``progress`` the number of picks made.
+        seeded: whether the seed can change a pick, given the pool and the settings.
     """
 
     name: str
@@ -112,3 +113,4 @@ class Method:
     needs: Callable[[Any], Needs]
     own_size: Callable[[Pool, Any], int] | None = None
     reports_picks: bool = False
+    seeded: Callable[[Pool, Any], bool] = lambda pool, settings: True

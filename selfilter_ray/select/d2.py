@@ -26,6 +26,11 @@ def d2_needs(settings: D2Settings) -> Needs:
     return Needs(columns_with_gaps=(settings.column,), features=True)
 
 
+def has_gaps(pool: Pool, settings: D2Settings) -> bool:
+    """Whether samples lack the value: only among those is the order random."""
+    return bool(np.isnan(pool.columns[settings.column]).any())
+
+
 def select_d2(pool: Pool, budget: int, seed: int, settings: D2Settings) -> Selection:
     """``budget`` samples of high importance that cover the pool.
 

@@ -48,6 +48,7 @@ METHODS: dict[str, Method] = {
             selfilter.select_selfilter,
             selfilter.selfilter_needs,
             reports_picks=True,
+            seeded=lambda pool, settings: False,
         ),
         _method(
             "MLLM-Selector",
@@ -94,7 +95,15 @@ METHODS: dict[str, Method] = {
             semdedup.select_semdedup,
             prototypicality.cluster_needs,
         ),
-        _method("D2 pruning", "arXiv 2310.07931", config.D2Settings, d2.select_d2, d2.d2_needs),
+        Method(
+            "d2",
+            "D2 pruning",
+            "arXiv 2310.07931",
+            config.D2Settings,
+            d2.select_d2,
+            d2.d2_needs,
+            seeded=d2.has_gaps,
+        ),
         _method(
             "COINCIDE",
             "arXiv 2406.10995",
