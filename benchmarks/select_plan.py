@@ -1,8 +1,8 @@
 """How long Stage 2 takes, and what it holds, at sizes that were not run: from measured rates.
 
-Reads ``results/select_158k.json`` and ``results/select_1m.json``. The rate is that of the slower of
-the two, everything included; searches an element of the budget are taken from the same run. A plan
-assumes that shards add up, which the products do and the coordinator's part does not.
+Reads every result of ``benchmarks.select``. The rate is the slowest of theirs, everything included;
+the searches a pick are the most of theirs. A plan assumes that shards add up, which the products do
+and the coordinator's part does not.
 
     python -m benchmarks.select_plan
 """
@@ -26,7 +26,12 @@ SIZES = [
 
 
 def main() -> None:
-    runs = [_measured(name) for name in ("select_158k", "select_1m")]
+    results = (json.loads(file.read_text()) for file in sorted(RESULTS.glob("select_*.json")))
+    runs = [
+        result["measured"] | {"command": result["command"]}
+        for result in results
+        if "gflops" in result["measured"]
+    ]
     slowest = min(runs, key=lambda run: run["gflops"])
     rate = slowest["gflops"] * 1e9 / CORES
     searches = max(run["searches"] / run["budget"] for run in runs)
@@ -57,12 +62,6 @@ def _plan(
         "features_gib": round(4 * samples * features / 2**30, 1),
         "coordinator_gib": round(COORDINATOR_BYTES * samples / 2**30, 2),
     }
-
-
-def _measured(name: str) -> dict[str, float]:
-    result = json.loads((RESULTS / f"{name}.json").read_text())
-    measured: dict[str, float] = result["measured"]
-    return measured | {"command": result["command"]}
 
 
 if __name__ == "__main__":
