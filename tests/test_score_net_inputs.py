@@ -106,7 +106,7 @@ def test_the_clip_score_needs_no_file(tmp_path):
 
 
 def test_ratings_that_are_not_there_are_an_artifact_error(ratings_file, tmp_path):
-    with pytest.raises(ArtifactError, match="run rate"):
+    with pytest.raises(ArtifactError, match="run score"):
         read_ratings(FEATURES, tmp_path / "none.parquet", ["judge_quality"])
     with pytest.raises(ArtifactError, match="holds no image_reward"):
         read_ratings(FEATURES, ratings_file, ["judge_quality", "image_reward"])

@@ -602,5 +602,5 @@ def test_the_score_net_can_see_ratings(inputs, size, pool, some_rows, tmp_path):
 
 def test_ratings_that_are_missing_stop_a_run_before_it_starts(pool, tmp_path):
     settings = {"inputs": "scores", "score_columns": ["judge_quality"]}
-    with pytest.raises(ArtifactError, match="run rate"):
+    with pytest.raises(ArtifactError, match="run score"):
         pool.trainer(tmp_path, ratings=tmp_path / "none", **settings)
