@@ -5,9 +5,11 @@ Shapes: N samples of the pool, D features, Q queries, B chosen.
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
+
+from selfilter_ray.select.cosine import squares
+from selfilter_ray.select.neighbours import exact
+from selfilter_ray.select.sites import row_digests
 
 MOST_QUERIES = 20_000
 FEWEST_QUERIES = 1_000
@@ -31,11 +33,8 @@ def smallest_hashes(hash_N: np.ndarray, count: int) -> np.ndarray:
 
 def unit_rows(features_ND: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Those rows with length 1, float32. A zero row stays zero: it is similar to nothing."""
-    taken_QD = features_ND[rows].astype(np.float32)  # a copy: it is scaled in place
-    norm_Q = np.sqrt(np.einsum("qd,qd->q", taken_QD, taken_QD, dtype=np.float64))
-    scale_Q = np.divide(1.0, norm_Q, out=np.zeros_like(norm_Q), where=norm_Q > 0)
-    taken_QD *= scale_Q[:, None]
-    return taken_QD
+    taken_QD = features_ND[rows]
+    return exact.unit_rows(taken_QD, np.sqrt(squares(taken_QD)))
 
 
 def nearest_cosine(
@@ -72,7 +71,7 @@ def repeated_rows(features_ND: np.ndarray, rows: np.ndarray) -> int:
     for row in rows:
         values = features_ND[row] + np.float32(0.0)  # -0.0 becomes 0.0: equal values, equal bytes
         if values.any():
-            digest = hashlib.blake2b(values.tobytes(), digest_size=16).digest()
+            [digest] = row_digests(values[None])
             repeated += digest in seen
             seen.add(digest)
     return repeated

@@ -56,7 +56,7 @@ class _Graph:
 
     def __init__(self, features_ND: np.ndarray, settings: D2Settings) -> None:
         self.neighbours_NK, cosine_NK = nearest_neighbours(features_ND, settings.k_nearest)
-        distance_NK = np.maximum(0.0, 2.0 - 2.0 * cosine_NK)  # the grid may exceed 1 a little
+        distance_NK = 2.0 - 2.0 * cosine_NK
         known_N = has_direction(features_ND)
         linked_NK = known_N[:, None] & known_N[self.neighbours_NK]
         self.forward_NK = linked_NK * np.exp(-settings.gamma_forward * distance_NK)
