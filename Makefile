@@ -1,5 +1,6 @@
 # make demo   the whole pipeline on real packaged data; ends with the path of the report
 # make test   the tests
+# make chaos  a run that is killed in every stage (15 minutes)
 # make check  formatting, lint and types
 # make bench  the benchmarks, results under benchmarks/results/
 # make lock   requirements.lock anew from pyproject.toml
@@ -10,13 +11,16 @@ BIN := $(VENV)/bin
 export DS_BUILD_OPS := 0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check bench lock setup clean
+.PHONY: demo test chaos check bench lock setup clean
 
 demo: setup
 	$(BIN)/selfilter-ray run configs/quickstart.yaml
 
 test: setup
 	$(BIN)/python -m pytest
+
+chaos: setup
+	$(BIN)/python -m pytest tests/chaos_every_stage.py
 
 check: setup
 	$(BIN)/ruff format --check .

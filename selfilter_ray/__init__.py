@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from selfilter_ray.pipeline import run
     from selfilter_ray.scorer import load_scorer
+    from selfilter_ray.tuning import tune
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_scorer", "run"]
+__all__ = ["__version__", "load_scorer", "run", "tune"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from selfilter_ray.scorer import load_scorer
 
         return load_scorer
+    if name == "tune":
+        from selfilter_ray.tuning import tune
+
+        return tune
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,15 +9,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from selfilter_ray import __version__
-from selfilter_ray.errors import SelfilterError
+from selfilter_ray.errors import ConfigError, SelfilterError
 
 if TYPE_CHECKING:
     from selfilter_ray.config import Config
+    from selfilter_ray.tuning import On
 
 app = typer.Typer(
     name="selfilter-ray",
@@ -76,11 +77,35 @@ def featurize(config: ConfigArgument, set: SetOption = None, redo: RedoOption = 
 
 
 @app.command()
-def train(config: ConfigArgument, set: SetOption = None, redo: RedoOption = False) -> None:
+def train(
+    config: ConfigArgument,
+    set: SetOption = None,
+    redo: RedoOption = False,
+    objective: Annotated[
+        Literal["selfilter", "coido", "plain"] | None,
+        typer.Option(help="plain: tune the VLM on chosen records, without a score net."),
+    ] = None,
+    on: Annotated[
+        Literal["selection", "pool", "seed"] | None,
+        typer.Option(
+            help="Tune on these records; selection where neither this nor --ids is given."
+        ),
+    ] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="Tune on the records of this file: one id a line.")
+    ] = None,
+) -> None:
     """Stage 1: train the VLM together with the score net (after ratings that it takes)."""
     from selfilter_ray.config import load_config
 
     loaded = load_config(config, set or ())
+    objective = objective or loaded.train.objective
+    if objective == "plain":
+        _tune(loaded, on, ids, redo)
+        return
+    if on is not None or ids is not None:
+        raise ConfigError("--on and --ids say what to tune on: give --objective plain, too.")
+    loaded = load_config(loaded, [f"train.objective={objective}"])
     _run(loaded, None, ("train",) if loaded.train.inputs == "clip" else ("rate", "train"), redo)
 
 
@@ -209,6 +234,17 @@ def ingest() -> None:
 def submit() -> None:
     """Submit a run as a cluster job (not yet)."""
     _not_yet("submit")
+
+
+def _tune(config: Config, on: On | None, ids: Path | None, redo: bool) -> None:
+    from selfilter_ray.terminal import Terminal
+    from selfilter_ray.tuning import tune
+
+    if on is not None and ids is not None:
+        raise ConfigError("--on and --ids both say what to tune on: give one of them.")
+    with _interruptible():
+        record = tune(config, on=on or "selection", ids=ids, redo=redo, terminal=Terminal())
+    print(f"tuned on {record['rows']:,} records: {record['path']}")
 
 
 def _run(

@@ -9,7 +9,6 @@ Shapes: N usable samples.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -21,26 +20,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from selfilter_ray.config import Config
+from selfilter_ray.config import Config, TrainConfig, plain_training
 from selfilter_ray.errors import ConfigError
-from selfilter_ray.features.shards import (
-    Features,
-    load_features,
-    shard_files,
-    shard_seconds,
-    shards_to_make,
-)
+from selfilter_ray.features.shards import Features, load_features, shard_files, shard_seconds
 from selfilter_ray.measure.table import STATISTICS, load_measured
+from selfilter_ray.measuring import (
+    PRE,
+    VlmPass,
+    drop_initial_vlm,
+    initial_vlm,
+    make_pass,
+    pass_before_tuning,
+)
 from selfilter_ray.run_folder import RunFolder, stage_key
 from selfilter_ray.scoring import difficulty_columns, net_scores
 from selfilter_ray.select.kmeans import spherical_kmeans
 from selfilter_ray.select.mllm_selector import MEMBER, seed_set
 from selfilter_ray.select.random_order import random_order
 from selfilter_ray.stage1.outputs import VLM
-from selfilter_ray.stage1.prepare import prepare_model
 from selfilter_ray.stages import StageKeys
-from selfilter_ray.training import INITIAL_VLM, train_into, trained_once
+from selfilter_ray.training import train_into, trained_once
 from selfilter_ray.wanted import Wanted
+
+ROWS_ALONE = 500_000  # fewer are scored sooner than workers are started
 
 
 class KnownSamples:
@@ -73,7 +75,7 @@ class KnownSamples:
             budget: at most half of it goes into the seed set.
         """
         # Of an interrupted run, perhaps under other settings.
-        shutil.rmtree(self.folder.measured / INITIAL_VLM, ignore_errors=True)
+        drop_initial_vlm(self.folder)
         clip_N = self.features.clip_score_N
         columns: dict[str, Any] = {"id": pa.array(self.features.ids, pa.string())}
         if self.keys.is_finished("train"):
@@ -91,6 +93,12 @@ class KnownSamples:
             columns["coido_score"] = pa.array(self._coido())
         return pa.table(columns)
 
+    @staticmethod
+    def whole(table: pa.Table) -> list[str]:
+        """The columns that need not be made again: lengths of a part of the pool do."""
+        lengths = "answer_tokens"
+        return [c for c in table.column_names if c != lengths or not table[c].null_count]
+
     @cached_property
     def features(self) -> Features:
         return load_features(self.folder.features)
@@ -98,7 +106,7 @@ class KnownSamples:
     def _stage1(self) -> dict[str, Any]:
         """Weight, difficulty, and what training saw of each sample."""
         began = time.monotonic()
-        if self.config.train.inputs == "clip":
+        if self.config.train.inputs == "clip" and len(self.features.ids) > ROWS_ALONE:
             self.connect()
             from selfilter_ray.distributed.score import score_shards
 
@@ -120,73 +128,37 @@ class KnownSamples:
 
     def _measured(self, model: str, seed_N: np.ndarray | None) -> dict[str, Any]:
         """Statistics of one VLM, their names beginning with the model's."""
-        place = self.folder.measured / model
-        key, path, base = self._model(model, seed_N)
-        train = self.config.train
-        seen = (train.prompt, train.max_length, train.bf16)
-        key = stage_key(key, self.keys.settings["score"]["measure"], seen)
-        rows = int(self.folder.require("read")["out"])
-        todo = shards_to_make(place, key, rows, self.config.measure.shard_rows)
-        if todo:
-            self.connect()
-            from selfilter_ray.distributed.measure import measure_shards
-
-            measure_shards(
-                path(),
-                train,
-                self.config.data.limits,
-                self.config.measure,
-                self.config.ray,
-                todo,
-                self.folder.samples,
-                place,
-                key,
-                self.advance,
-                base() if base is not None else None,
-            )
-        shutil.rmtree(self.folder.measured / INITIAL_VLM, ignore_errors=True)
-        self.seconds[f"{model} model's pass"] = shard_seconds(place)
-        table = load_measured(place, self.features.ids)
+        made = self._pass(model, seed_N)
+        make_pass(made, self.config, self.folder, self.connect, self.advance)
+        self.seconds[f"{model} model's pass"] = shard_seconds(made.place)
+        table = load_measured(made.place, self.features.ids)
         columns = {f"{model}_{name}": table[name] for name in STATISTICS}
         return columns | {"answer_tokens": table["answer_tokens"]}
 
-    def _model(
-        self, model: str, seed_N: np.ndarray | None
-    ) -> tuple[str, Callable[[], str], Callable[[], str] | None]:
-        """Key of a VLM, how to get it, and of the model under it where it may be adapters."""
+    def _pass(self, model: str, seed_N: np.ndarray | None) -> VlmPass:
+        """The pass of a VLM, by the model's name."""
+        if model == PRE:
+            return pass_before_tuning(self.config, self.folder, self.keys["featurize"])
         lora = self.config.train.trainable.language_model == "lora"
-        base = self._initial if lora else None
-        if model == "pre":
-            made_of = self.config.train.vlm.result_fields()
-            return stage_key(self.keys["featurize"], made_of, self.config.seed), self._initial, None
+        base = (lambda: initial_vlm(self.config, self.folder)) if lora else None
         if model == "tuned":
-            return self.keys["train"], lambda: str(self.folder.stage1 / VLM), base
-        assert seed_N is not None
-        key = self._seed_model(self.features.ids[seed_N])
-        return key, lambda: str(self.folder.seed_model / VLM), base
-
-    def _initial(self) -> str:
-        """The VLM before any tuning."""
-        return prepare_model(self.config, self.folder.samples, self.folder.measured)
+            key, vlm = self.keys["train"], self.folder.stage1 / VLM
+        else:
+            assert seed_N is not None
+            key, vlm = self._seed_model(self.features.ids[seed_N]), self.folder.seed_model / VLM
+        place = self.folder.measured / model
+        return VlmPass(place, key, lambda: str(vlm), base, self.config.measure)
 
     def _seed_members(self, wanted: Wanted, budget: int) -> np.ndarray | None:
         """(N,) bool, MLLM-Selector's seed set; None where nothing asks for it."""
         if wanted.seed_set is None:
             return None
-        members_N = np.zeros(len(self.features.ids), bool)
-        ratio = wanted.seed_set[0]
-        members_N[seed_set(self.features.ids, budget, ratio, self.config.seed)] = True
-        if not members_N.any():
-            raise ConfigError(
-                f"MLLM-Selector's seed set is empty with a budget of {budget}: give it at least 2."
-            )
-        return members_N
+        return seed_members(self.features.ids, budget, wanted.seed_set[0], self.config.seed)
 
     def _seed_model(self, ids: np.ndarray) -> str:
         """Tune the seed model, unless that is done; returns its key."""
-        settings = self.config.seed_model
-        changes = PLAIN | _given(settings)
-        return self._trained("seed model", self.folder.seed_model, changes, ids, None)
+        train = plain_training(self.config.train, self.config.seed_model)
+        return self._trained("seed model", self.folder.seed_model, train, ids, None)
 
     def _coido(self) -> np.ndarray:
         """(N,) float32: hard samples lose weight, so the score is -z."""
@@ -203,10 +175,13 @@ class KnownSamples:
             "inputs": settings.inputs,
             "score_net_hidden": settings.hidden,
             "save_vlm": False,
+            "pool_fraction": 1.0,
+            "losses": "live",
         }
         changes |= {} if settings.epochs is None else {"epochs": settings.epochs}
+        train = self.config.train.model_copy(update=changes)
         folder = self.folder.coido_model
-        self._trained("CoIDO's scorer", folder, changes, ids[rows], clusters.labels_N)
+        self._trained("CoIDO's scorer", folder, train, ids[rows], clusters.labels_N)
         z_N = net_scores(folder / self.folder.score_net.name, self.features, self.folder.ratings)
         return -z_N
 
@@ -214,11 +189,10 @@ class KnownSamples:
         self,
         name: str,
         output: Path,
-        changes: dict[str, Any],
+        train: TrainConfig,
         ids: np.ndarray,
         cluster_M: np.ndarray | None,
     ) -> str:
-        train = self.config.train.model_copy(update=changes)
         config = self.config.model_copy(update={"train": train})
         before = self.keys["rate" if train.inputs != "clip" else "featurize"]
         clusters = None if cluster_M is None else cluster_M.tolist()
@@ -234,18 +208,16 @@ class KnownSamples:
         return key
 
 
-# What the score net would take does not matter where there is none.
-PLAIN = {
-    "objective": "plain",
-    "save_vlm": True,
-    "inputs": "clip",
-    "score_net_hidden": (),
-    "loss_reduction": "sum",
-    "weight_scope": "device",
-    "score_net_init": "zeros",
-    "score_net_learning_rate": None,
-}
+def seed_members(ids: np.ndarray, budget: int, ratio: float, seed: int) -> np.ndarray:
+    """(N,) bool, which of the sorted ids are MLLM-Selector's seed set.
 
-
-def _given(section: Any) -> dict[str, Any]:
-    return {name: value for name, value in section if value is not None}
+    Raises:
+        ConfigError: when the budget leaves none.
+    """
+    members_N = np.zeros(len(ids), bool)
+    members_N[seed_set(ids, budget, ratio, seed)] = True
+    if not members_N.any():
+        raise ConfigError(
+            f"MLLM-Selector's seed set is empty with a budget of {budget}: give it at least 2."
+        )
+    return members_N

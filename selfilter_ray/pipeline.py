@@ -25,6 +25,7 @@ from selfilter_ray.wanted import costs_of, methods_of, wanted_by
 
 if TYPE_CHECKING:
     from selfilter_ray.select.contract import Pool, Selection
+    from selfilter_ray.tuning import Ids, On
 
 
 def run(
@@ -161,24 +162,16 @@ class Pipeline:
     def train(self) -> None:
         """Stage 1: ``samples/`` and ``features/`` to ``stage1/``, on Ray Train and DeepSpeed."""
         from selfilter_ray.stage1.prepare import count_steps
-        from selfilter_ray.training import drop_checkpoints, train_into
+        from selfilter_ray.stage1_run import run_stage1, trained_part
+        from selfilter_ray.training import drop_checkpoints
 
-        rows = self._records("featurize")
-        self.config.select.count(rows)  # a budget that cannot be met is better known before
+        usable = self._records("featurize")
+        self.config.select.count(usable)  # a budget that cannot be met is better known before
+        part = trained_part(self.config, self.folder)
+        rows = usable if part is None else len(part)
         with self._stage("train", "steps", count_steps(self.config, rows)) as (advance, record):
-            summary = train_into(
-                self.folder.stage1,
-                self.keys["train"],
-                self.config,
-                self.folder,
-                self._connect,
-                advance,
-            )
-            from selfilter_ray.stage1.summary import correlations
-
-            record["models"] = {"vlm": summary.pop("vlm")}
-            record |= {"rows": rows * self.config.train.epochs, **summary}
-            record["correlations"] = correlations(self.folder)
+            record |= {"rows": rows * self.config.train.epochs, "trained_on": rows}
+            record |= run_stage1(self.config, self.folder, self.keys, part, self._connect, advance)
         drop_checkpoints(self.folder.stage1)
 
     def score(self) -> None:
@@ -190,9 +183,9 @@ class Pipeline:
             known = KnownSamples(
                 self.config, self.folder, self.keys, self._connect, self.terminal.say, advance
             )
-            table = known.table(self.keys.wanted, self._budget(rows))
+            table = known.table(self.keys.wanted, self.budget(rows))
             atomic.write_table(self.folder.scores, table)
-            record |= {"rows": rows, "columns": table.column_names, "parts": known.seconds}
+            record |= {"rows": rows, "columns": known.whole(table), "parts": known.seconds}
             record["seed_set"] = self.keys.wanted.seed_set
 
     def select(self) -> None:
@@ -249,11 +242,28 @@ class Pipeline:
             with self.terminal.stage("compare", "runs", runs) as advance:
                 costs = costs_of(entries, self.folder)
                 comparison = compare(
-                    pool, entries, settings.seeds, self._budget(rows), costs, progress=advance
+                    pool, entries, settings.seeds, self.budget(rows), costs, progress=advance
                 )
                 write_comparison(self.folder.path, comparison)
         print_comparison(self.terminal.output, comparison)
         return write_compare_page(self.folder, comparison, self.config.report)
+
+    def tune(self, on: On = "selection", ids: Ids | None = None) -> dict[str, Any]:
+        """Plain tuning on records of this run, to ``tuned/``; see ``tuning.tune``."""
+        from selfilter_ray.tuning import tune_in, tuning_set
+
+        with self.folder.locked(), self._resources:
+            self.keys = self._begin(())
+            chosen = tuning_set(self, on, ids)
+            return tune_in(
+                self.folder,
+                self.config,
+                self.keys,
+                chosen,
+                self.redo,
+                self._connect,
+                self.terminal,
+            )
 
     def report(self) -> None:
         """Everything above to ``report.html``."""
@@ -300,7 +310,7 @@ class Pipeline:
         """How many records a finished stage passed on."""
         return int(self.folder.require(stage)["out"])
 
-    def _budget(self, rows: int) -> int:
+    def budget(self, rows: int) -> int:
         """How many records the methods of this run keep."""
         own = self.config.select.count(rows)
         otherwise = own if own is not None else MethodSettings().count(rows)

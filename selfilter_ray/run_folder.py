@@ -19,6 +19,7 @@ from selfilter_ray import atomic
 from selfilter_ray.errors import ArtifactError, ConfigError
 
 FORMAT = 1
+CHECKPOINTS = "checkpoints"  # of an unfinished training, inside its folder
 STAGES = ("read", "featurize", "rate", "train", "score", "select", "report")
 
 
@@ -36,10 +37,11 @@ class RunFolder:
         self.raters = self.path / "ratings"
         self.ratings = self.path / "ratings.parquet"
         self.stage1 = self.path / "stage1"
-        self.checkpoints = self.stage1 / "checkpoints"
+        self.checkpoints = self.stage1 / CHECKPOINTS
         self.score_net = self.stage1 / "score_net.safetensors"
         self.metrics = self.stage1 / "metrics.jsonl"
         self.sample_statistics = self.stage1 / "sample_statistics.parquet"
+        self.tuned = self.path / "tuned"
         self.seed_model = self.path / "seed_model"
         self.coido_model = self.path / "coido_model"
         self.measured = self.path / "measured"

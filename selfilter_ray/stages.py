@@ -78,7 +78,7 @@ class StageKeys:
 
     def asked(self, stages: Sequence[str]) -> list[str]:
         """Those that are needed, and whatever leads to a stage that the user names."""
-        if stages[-1] == "train" or len(stages) == 1:
+        if not stages or stages[-1] == "train" or len(stages) == 1:
             return list(stages)
         return self.needed(stages)
 
@@ -160,6 +160,8 @@ class StageKeys:
             for old in manifest["stages"].values()
             for name, model in old["models"].items()
         }
+        if not _holds(manifest.get("tuned"), manifest["stages"]):
+            manifest.pop("tuned", None)
         self.folder.save_manifest(manifest)
 
     def _begun_otherwise(self, stage: str) -> bool:
@@ -211,7 +213,7 @@ def _settings(config: Config) -> dict[str, Any]:
             "image_reward": _fields(config.ratings.image_reward),
             "judges": [judge.result_fields() for judge in config.ratings.judges],
         },
-        "train": {"train": config.train.result_fields(), "seed": seed},
+        "train": _stage1_settings(config),
         "score": {
             "measure": config.measure.result_fields(),
             "seed_model": config.seed_model.result_fields(),
@@ -220,6 +222,16 @@ def _settings(config: Config) -> dict[str, Any]:
         "select": {"select": config.select.result_fields(), "seed": seed},
         "report": {"report": config.report.result_fields()},
     }
+
+
+def _stage1_settings(config: Config) -> dict[str, Any]:
+    """Stored losses depend on the settings of their pass, as far as those reach the loss."""
+    settings = {"train": config.train.result_fields(), "seed": config.seed}
+    if config.train.losses == "stored":
+        measure = config.measure.result_fields()
+        reaching = ("batch_size", "chunk_tokens", "shard_rows", "bf16")
+        settings["measure"] = {name: measure[name] for name in reaching}
+    return settings
 
 
 def _fields(section: Strict | None) -> dict[str, Any] | None:
@@ -233,6 +245,12 @@ def _counts(folder: RunFolder, stages: dict[str, Any]) -> dict[str, Any]:
         counts["out"] = stages["featurize"]["out"]
         counts["quarantined"] = count_reasons(read_quarantine(folder.quarantine))
     return counts
+
+
+def _holds(tuned: dict[str, Any] | None, stages: dict[str, Any]) -> bool:
+    """Whether the tuned model was tuned on what the folder's stages chose."""
+    made_from = {} if tuned is None else tuned["made_from"]
+    return all(stages.get(name, {}).get("key") == key for name, key in made_from.items())
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, str]:

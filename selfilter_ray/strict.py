@@ -1,10 +1,10 @@
-"""The base of every config section."""
+"""The bases of config sections."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -25,3 +25,19 @@ class Strict(BaseModel):
             for name, value in self
             if name not in self.speed_only
         }
+
+
+class ActorsConfig(Strict):
+    """A pass over the pool on Ray Data actors: a number of them, or [fewest, most]."""
+
+    speed_only = frozenset({"actors"})
+
+    actors: Positive | tuple[Positive, Positive] = 1
+    cpus_per_actor: Positive = 1
+    gpus_per_actor: Annotated[float, Field(ge=0.0)] | None = None
+
+    @model_validator(mode="after")
+    def _actor_range(self) -> ActorsConfig:
+        if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
+            raise ValueError("actors: [min, max] needs min <= max")
+        return self

@@ -18,9 +18,8 @@ import numpy as np
 
 from selfilter_ray import atomic
 from selfilter_ray.config import Config
-from selfilter_ray.run_folder import RunFolder
+from selfilter_ray.run_folder import CHECKPOINTS, RunFolder
 
-CHECKPOINTS = "checkpoints"
 INITIAL_VLM = "initial_vlm"
 DONE = "done.json"
 ROWS = "rows.parquet"

@@ -75,9 +75,7 @@ def wanted_by(methods: Sequence[MethodSettings], config: Config, comparing: bool
     coido = "coido_score" in columns
     if comparing and config.compare.methods is None:
         columns |= set(config.ratings.columns)  # so that the methods by ratings take part
-    rated = (stage1 and config.train.inputs != "clip") or (
-        coido and config.coido_model.inputs != "clip"
-    )
+    rated = _sees_ratings(stage1, config.train.inputs, coido, config.coido_model.inputs)
     ratings = bool(config.ratings.columns) and (rated or bool(columns & set(RATINGS)))
     seed_set = None
     if MEMBER in columns or "seed" in models:
@@ -94,6 +92,11 @@ def seed_ratio_of(methods: Iterable[MethodSettings]) -> float:
     return max(own, default=MllmSelectorSettings().seed_ratio)
 
 
+def _sees_ratings(stage1: bool, stage1_inputs: str, coido: bool, coido_inputs: str) -> bool:
+    """Whether a net that has to be trained takes ratings."""
+    return (stage1 and stage1_inputs != "clip") or (coido and coido_inputs != "clip")
+
+
 def _has_size(section: CompareConfig) -> bool:
     return section.budget is not None or section.ratio is not None
 
@@ -107,12 +110,17 @@ def _check_training(wanted: Wanted, config: Config) -> None:
         )
     if "tuned" in wanted.models and not train.save_vlm:
         raise ConfigError("statistics of the tuned model need train.save_vlm: true.")
+    if "tuned" in wanted.models and train.losses == "stored":
+        raise ConfigError(
+            "statistics of the tuned model need train.losses: live: from stored losses the score "
+            "net alone is trained."
+        )
     if wanted.coido and config.coido_model.inputs != "clip":
-        missing = set(train.score_columns) - {"clip_score", *config.ratings.columns}
+        missing = config.ratings.lacks(train.score_columns)
         if missing:
             raise ConfigError(
                 f"coido_model.inputs is {config.coido_model.inputs}: train.score_columns wants "
-                f"{', '.join(sorted(missing))}, which no rater in ratings makes."
+                f"{missing}, which no rater in ratings makes."
             )
 
 
@@ -181,14 +189,13 @@ def _cost(
     names = {*needs.columns, *needs.columns_with_gaps}
     stage1 = bool(names & STAGE1_COLUMNS) or any(name.startswith("tuned_") for name in names)
     coido = "coido_score" in names
-    rated = (stage1 and config["train"]["inputs"] != "clip") or (
-        coido and config["coido_model"]["inputs"] != "clip"
-    )
+    inputs = config["train"]["inputs"], config["coido_model"]["inputs"]
+    rated = _sees_ratings(stage1, inputs[0], coido, inputs[1])
     cost: dict[str, float] = {}
     if needs.features or stage1 or coido or "clip_score" in names:
         cost["features"] = passes["features"]
     if stage1:
-        cost["Stage 1"] = stages["train"]["seconds"] + parts.get("score net", 0.0)
+        cost |= _stage1_cost(stages["train"], parts.get("score net", 0.0))
     if (rated or names & set(RATINGS)) and "ratings" in passes:
         cost["ratings"] = passes["ratings"]
     if any(name.startswith("seed_") for name in names):
@@ -199,3 +206,11 @@ def _cost(
         if any(_is_measured(name) and name.startswith(f"{model}_") for name in names):
             cost[f"{model} model's pass"] = parts[f"{model} model's pass"]
     return cost
+
+
+def _stage1_cost(record: Mapping[str, Any], scoring: float) -> dict[str, float]:
+    """From stored losses the pass that made them is a part of its own: others may share it."""
+    if "parts" not in record:
+        return {"Stage 1": record["seconds"] + scoring}
+    own: Mapping[str, float] = record["parts"]
+    return {"stored losses": own["stored losses"], "Stage 1": own["net"] + scoring}

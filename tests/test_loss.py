@@ -7,10 +7,19 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from two_ranks import on_two_ranks
 
 from selfilter_ray.stage1 import weighted_loss
-from selfilter_ray.stage1.loss import IGNORED
+from selfilter_ray.stage1.loss import (
+    IGNORED,
+    coefficients,
+    combine,
+    supervised_tokens,
+    with_score_gradient,
+)
 
 REDUCTIONS = ("sum", "mean")
 VOCABULARY = 7
@@ -157,6 +166,63 @@ def test_extreme_scores_do_not_overflow(reduction):
 def test_global_scope_in_one_process_is_the_device_s():
     parts = batch(6, 5)
     assert weighted_loss(*parts, "sum", "global").item() == weighted_loss(*parts).item()
+
+
+SAMPLES = st.lists(
+    st.tuples(st.floats(-1e4, 1e4, width=32), st.integers(0, 40), st.floats(0, 500, width=32)),
+    min_size=1,
+    max_size=12,
+)
+
+
+def columns(samples):
+    """z, numbers of tokens and summed losses; a sample without tokens has no loss."""
+    z, tokens, sums = zip(*samples, strict=True)
+    paid = [loss if count else 0.0 for count, loss in zip(tokens, sums, strict=True)]
+    return torch.tensor(z), torch.tensor(tokens).float(), torch.tensor(paid)
+
+
+def loss_and_pull(z_G, loss_of):
+    z_G = z_G.clone().requires_grad_(True)
+    loss = loss_of(z_G)
+    loss.backward()
+    return loss.detach(), z_G.grad
+
+
+@given(SAMPLES, st.sampled_from(REDUCTIONS), st.data())
+@hypothesis_settings(deadline=None, max_examples=60)
+def test_the_mean_over_a_round_s_chunks_is_the_loss_over_the_round(samples, reduction, data):
+    z_G, tokens_G, loss_sum_G = columns(samples)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(samples)), max_size=3)) | {len(samples)})
+    chunks = [slice(a, b) for a, b in zip([0, *cuts], cuts, strict=False) if b > a]
+
+    def by_chunks(z_G):
+        losses = []
+        for own in chunks:
+            sizes = {"own_B": own, "tokens": tokens_G.sum(), "chunks": len(chunks)}
+            c_B = coefficients(z_G, tokens_G[own], reduction, **sizes)
+            weighted = (c_B.detach() * loss_sum_G[own]).sum()
+            losses.append(with_score_gradient(weighted, c_B, loss_sum_G[own]))
+        return torch.stack(losses).mean()
+
+    whole, pull_G = loss_and_pull(z_G, lambda z: combine(loss_sum_G, tokens_G, z, reduction))
+    found, found_G = loss_and_pull(z_G, by_chunks)
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(found_G, pull_G, rtol=1e-3, atol=1e-2)
+    assert torch.isfinite(found_G).all()
+
+
+def test_a_chunk_s_places_may_be_any_of_the_round():
+    z_G, tokens_B = torch.randn(7), torch.tensor([3.0, 5.0])
+    sizes = {"tokens": torch.tensor(30.0), "chunks": 3}
+    places = coefficients(z_G, tokens_B, own_B=torch.tensor([2, 6]), **sizes)
+    weights_G = torch.softmax(z_G, 0)
+    torch.testing.assert_close(places, 3 * 7 * weights_G[[2, 6]] / 30)
+
+
+def test_the_first_label_is_predicted_by_nothing():
+    labels_BT = torch.tensor([[5, IGNORED, 5], [IGNORED, IGNORED, IGNORED]])
+    assert supervised_tokens(labels_BT).tolist() == [1.0, 0.0]
 
 
 def gradients(rows, reduction, scope):

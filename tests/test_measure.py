@@ -164,7 +164,9 @@ def test_all_losses_are_of_the_same_answer_tokens(max_length, pool):
     cut = 0
     for sample in pool.samples:
         whole = vlm.whole(sample)
-        prompts = [vlm.without_image(whole), vlm.without_question(whole, sample)]
+        pictures = vlm.pictures(sample)
+        silent = vlm.without_question(whole, sample, pictures)
+        prompts = [vlm.without_image(whole, sample), silent]
         assert {supervised(prompt) for prompt in prompts} == {supervised(whole)}
         image = vlm.data.tokenizer.convert_tokens_to_ids("<image>")
         counts = [prompt.input_ids.count(image) for prompt in (whole, *prompts)]
@@ -302,9 +304,7 @@ def trained_adapters(pool, folder):
             if value.requires_grad:
                 value.add_(torch.randn_like(value) * 0.3)
     weights = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    data = SimpleNamespace(
-        tokenizer=measurer(pool).vlm.data.tokenizer, processor=measurer(pool).vlm.data.processor
-    )
+    data = SimpleNamespace(family=measurer(pool).vlm.data.family)
     trainer = SimpleNamespace(
         paths=Paths(folder, folder, folder, pool.model),
         engine=SimpleNamespace(module=model),
@@ -329,11 +329,13 @@ def test_adapters_are_measured_on_their_base(pool, measured, tmp_path):
     assert given == named
     data = measurer(pool).vlm
     for sample in pool.samples:
-        whole, pixels = data.whole(sample), data.pixels(sample)
+        whole, pictures = data.whole(sample), data.pictures(sample)
         with torch.no_grad():
             logits_1TV = model.vlm(
                 input_ids=torch.tensor([whole.input_ids]),
-                pixel_values=torch.stack(pixels) if pixels else None,
+                pixel_values=torch.cat([one.tensors["pixel_values"] for one in pictures])
+                if pictures
+                else None,
             ).logits
         (loss_sum,), _ = sample_losses(logits_1TV, torch.tensor([whole.labels]))
         assert named[sample.id]["loss_sum"] == pytest.approx(loss_sum.item(), rel=1e-4)

@@ -7,7 +7,6 @@ is a LLaVA of a few thousand parameters, the judge a server on loopback.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -18,9 +17,10 @@ import torch
 from image_reward_reference import MED, WORDS, med_config, random_state
 from judge_server import says, serving
 from PIL import Image
-from test_trainer import TINY_VLM
+from run_folders import featurized_copy
+from stage1_pool import TINY_VLM
 
-from selfilter_ray import load_scorer
+from selfilter_ray import load_scorer, tune
 from selfilter_ray.cli import main
 from selfilter_ray.compare.files import read_comparison
 from selfilter_ray.errors import ConfigError
@@ -31,7 +31,7 @@ pytest.importorskip("open_clip", reason="needs CLIP's towers (extra clip)")
 pytest.importorskip("openai", reason="needs the judge's client (extra judge)")
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
-RECORDS, TEXT_ONLY, PICKS = 40, 4, 10
+RECORDS, TEXT_ONLY, PICKS, TRAINED = 40, 4, 10, 32
 RATINGS = ["clip_score", "image_reward", "judge_quality"]
 METHODS = [
     *("selfilter", "random", "el2n", "grand", "ifd", "visual_gain", "clip_score", "image_reward"),
@@ -88,7 +88,7 @@ def judge():
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory, pool_file, image_reward, judge):
-    """The Scores setting; nothing has run yet."""
+    """The Scores setting, an MLP, part of the pool; nothing has run yet."""
     judging = {"base_url": judge.url, "model": "judge", "backoff_seconds": 0.01}
     return {
         "run_dir": str(tmp_path_factory.mktemp("runs") / "scores"),
@@ -103,6 +103,8 @@ def settings(tmp_path_factory, pool_file, image_reward, judge):
             "vlm": TINY_VLM,
             "prompt": "plain",
             "inputs": "scores",
+            "score_net_hidden": [4],
+            "pool_fraction": TRAINED / RECORDS,
             "epochs": 2,
             "batch_size": 4,
             "learning_rate": 1e-2,
@@ -189,10 +191,10 @@ def unchanged(before, after, *parts):
 def test_the_score_net_sees_three_scaled_ratings(scored):
     folder, manifest = scored
     net, metadata = load_score_net(folder / "stage1" / "score_net.safetensors")
-    assert net.features == 3
+    assert (net.features, [len(layer.weight) for layer in net.hidden]) == (3, [4])
     assert metadata["inputs"] == "scores"
     assert metadata["scaling"]["columns"] == RATINGS
-    assert net.linear.weight.abs().min() > 0
+    assert net.linear.weight.abs().max() > 0
     scores = pq.read_table(folder / "scores.parquet")
     scaling = metadata["scaling"]
     for place, name in enumerate(RATINGS):
@@ -214,6 +216,8 @@ def test_a_run_on_ratings_leaves_its_columns_and_as_many_records_as_asked(scored
     assert scores["judge_quality"].null_count == scores["difficulty"].null_count == 0
     assert manifest["stages"]["rate"]["not_rated"] == {"image_reward": 4, "judge_quality": 0}
     assert len(judge.asked) == RECORDS
+    assert scores["train_loss"].null_count == RECORDS - TRAINED
+    assert manifest["stages"]["train"]["trained_on"] == TRAINED
     ids = (folder / "selected.ids").read_text().splitlines()
     assert len(set(ids)) == len(ids) == PICKS
     hardest = np.argmax(scores["difficulty"].to_numpy())
@@ -323,27 +327,82 @@ def test_another_method_in_the_folder_needs_no_further_pass(compared, settings):
 @pytest.fixture
 def featurized(scored, tmp_path):
     """A folder as the command featurize leaves it."""
-    folder, manifest = scored
-    for name in ("samples", "features"):
-        shutil.copytree(folder / name, tmp_path / name)
-    shutil.copy(folder / "quarantine.jsonl", tmp_path)
-    stages = {stage: manifest["stages"][stage] for stage in ("read", "featurize")}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"stages": stages}))
-    return tmp_path
+    return featurized_copy(scored[0], tmp_path / "run")
 
 
-def test_a_method_without_stage_1_selects_and_reports(
-    featurized, settings, tmp_path_factory, tmp_path
-):
+def test_a_method_without_stage_1_selects_and_reports(featurized, settings, tmp_path_factory):
     plain = {name: settings[name] for name in ("data", "featurize")} | {"run_dir": str(featurized)}
     output = command(tmp_path_factory, "select", plain, "--method", "semdedup")
     assert "train" not in output
-    assert len((tmp_path / "selected.ids").read_text().splitlines()) == round(0.15 * RECORDS)
-    assert not (tmp_path / "stage1").exists()
+    assert len((featurized / "selected.ids").read_text().splitlines()) == round(0.15 * RECORDS)
+    assert not (featurized / "stage1").exists()
     method = {"select": {"method": "semdedup"}}
     output = command(tmp_path_factory, "report", plain | method)
-    assert f"report: {tmp_path / 'report.html'}" in output
-    page = (tmp_path / "report.html").read_text()
+    assert f"report: {featurized / 'report.html'}" in output
+    page = (featurized / "report.html").read_text()
     assert "6 of 40 records chosen (15.0 %) by SemDeDup without Stage 1." in page
     assert page.count('class="card is-chosen"') == 6
     assert "ifficulty" not in page.split("<main>")[1].split('id="origin"')[0]
+
+
+# A frozen VLM, and from the pool to the tuned model
+
+
+@pytest.fixture(scope="module")
+def tuned(scored, settings, tmp_path_factory):
+    """Stage 1 from stored losses of a small VLM, and a wider one tuned on what was chosen."""
+    folder = featurized_copy(scored[0], tmp_path_factory.mktemp("tuned") / "run")
+    wider = {**TINY_VLM, "text": TINY_VLM["text"] | {"hidden_size": 24}}
+    plain = {name: settings[name] for name in ("data", "featurize", "measure", "select")}
+    plain |= {
+        "run_dir": str(folder),
+        "train": settings["train"]
+        | {"inputs": "clip", "pool_fraction": 1.0, "losses": "stored", "loss_reduction": "mean"},
+        "tune": {"vlm": wider, "epochs": 8},
+    }
+    manifest = run(plain)
+    output = command(tmp_path_factory, "train", plain, "--objective", "plain")
+    return folder, plain, manifest, output
+
+
+def test_stored_losses_lead_to_a_selection_without_a_trained_vlm(tuned):
+    folder, _, manifest, _ = tuned
+    assert not (folder / "stage1" / "vlm").exists()
+    assert {path.name for path in (folder / "measured").iterdir()} == {"losses"}
+    scores = pq.read_table(folder / "scores.parquet")
+    assert scores["train_loss"].null_count == 0
+    assert len(set(scores["difficulty"].to_pylist())) > RECORDS / 2
+    assert len((folder / "selected.ids").read_text().splitlines()) == PICKS
+    assert set(manifest["stages"]["train"]["parts"]) == {"stored losses", "net"}
+    assert "Stage 1" in (folder / "report.html").read_text()
+
+
+def test_the_tuned_model_is_the_one_that_was_asked_for_and_has_learned(tuned):
+    folder, _, _, output = tuned
+    model = folder / "tuned" / "vlm"
+    assert f"tuned on {PICKS} records: {model}" in output.replace("\n", "")
+    assert json.loads((model / "config.json").read_text())["text_config"]["hidden_size"] == 24
+    steps = [json.loads(line) for line in (folder / "tuned" / "metrics.jsonl").open()]
+    assert sum(step["samples"] for step in steps) == 8 * PICKS
+    assert steps[-1]["plain_loss"] < 0.9 * steps[0]["plain_loss"]
+    record = json.loads((folder / "manifest.json").read_text())["tuned"]
+    assert (record["on"], record["rows"]) == ("selection", PICKS)
+    trained_on = pq.read_table(folder / "tuned" / "rows.parquet")["id"].to_pylist()
+    assert trained_on == sorted((folder / "selected.ids").read_text().splitlines())
+
+
+def test_tuning_again_does_nothing_and_another_selection_is_not_tuned_over_it(
+    tuned, tmp_path_factory
+):
+    folder, plain, _, _ = tuned
+    before = moments(folder / "tuned")
+    assert tune(plain)["path"] == str(folder / "tuned" / "vlm")
+    assert moments(folder / "tuned") == before
+    other = plain | {"select": {"budget": PICKS - 1}}
+    run(other)
+    assert "tuned" not in json.loads((folder / "manifest.json").read_text())
+    with pytest.raises(ConfigError, match=r"on other records.*--redo"):
+        tune(other)
+    run(plain)
+    assert tune(plain)["key"] == json.loads((folder / "tuned" / "done.json").read_text())["key"]
+    assert moments(folder / "tuned") == before

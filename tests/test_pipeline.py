@@ -5,10 +5,8 @@ The pool is 120 records of the package easy-vqa, the model a LLaVA of 80,000 par
 
 import json
 import random
-import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import pytest
 from selfilter_ray import load_scorer
 from selfilter_ray.bundled.easy_vqa import packaged_dataset
 from selfilter_ray.config import load_config
+from selfilter_ray.distributed.score import score_shards
 from selfilter_ray.errors import ConfigError, DataError
 from selfilter_ray.pipeline import run
 
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.ray
 
 RECORDS = 120
 PICKS = 18
-PATIENCE_SECONDS = 240
+PATIENCE_SECONDS = 400
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +64,13 @@ def settings(tmp_path_factory, records):
                 "text": {"vocab_size": 300, "hidden_size": 48, "intermediate_size": 96},
             },
             "prompt": "plain",
-            "epochs": 8,
+            "epochs": 6,
             "batch_size": 4,
-            "learning_rate": 1e-3,
+            "learning_rate": 3e-3,
             "bf16": False,
             "gradient_checkpointing": False,
             "workers": 2,
-            "checkpoint_steps": 10,
+            "checkpoint_steps": 20,
         },
         "select": {"ratio": 0.15},
     }
@@ -102,7 +101,7 @@ def test_a_run_leaves_everything_the_contract_promises(uninterrupted, records):
     assert sorted(scores["id"].to_pylist()) == sorted(by_id)
     assert abs(sum(scores["weight"].to_pylist()) / RECORDS - 1.0) < 1e-5
     steps = [json.loads(line) for line in (folder / "stage1" / "metrics.jsonl").open()]
-    assert [step["step"] for step in steps] == list(range(1, 121))
+    assert [step["step"] for step in steps] == list(range(1, 91))
     assert steps[-1]["plain_loss"] < 0.5 * steps[0]["plain_loss"]
     assert "<html" in (folder / "report.html").read_text()
 
@@ -113,6 +112,16 @@ def test_a_second_run_does_nothing(uninterrupted, settings):
     again = run(settings | {"run_dir": str(folder)})
     assert again["stages"] == manifest["stages"]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")} == before
+
+
+def test_scores_on_ray_data_are_those_of_one_process(uninterrupted):
+    folder, _ = uninterrupted
+    files = sorted((folder / "features").glob("*.parquet"))[:2]
+    ids, z_N = score_shards(files, folder / "stage1" / "score_net.safetensors")
+    scores = pq.read_table(folder / "scores.parquet").to_pydict()
+    difficulty = dict(zip(scores["id"], scores["difficulty"], strict=True))
+    assert len(set(ids)) == 30
+    assert (-z_N).tolist() == pytest.approx([difficulty[id] for id in ids])
 
 
 def test_the_scorer_gives_the_difficulties_of_the_run(uninterrupted, records):
@@ -126,38 +135,31 @@ def test_the_scorer_gives_the_difficulties_of_the_run(uninterrupted, records):
         load_scorer(folder, device="cpu").score([{"conversations": []}])
 
 
-def test_another_order_more_actors_and_a_killed_worker_change_nothing(
+def test_another_order_more_actors_a_killed_worker_and_a_killed_run_change_nothing(
     uninterrupted, settings, records, tmp_path
 ):
+    """``make chaos`` kills in every stage."""
     shuffled = tmp_path / "pool.json"
     random.Random(1).shuffle(records := list(records))
     shuffled.write_text(json.dumps(records))
     run_dir = tmp_path / "run"
-    data = settings["data"] | {"inputs": [str(shuffled)]}
-    features = settings["featurize"] | {"actors": 2}
-    killer = threading.Thread(target=_kill_a_training_worker, args=(run_dir,))
-    killer.start()
-    run(settings | {"run_dir": str(run_dir), "data": data, "featurize": features})
-    killer.join()
-    assert (run_dir / "killed").exists()
+    config = tmp_path / "config.yaml"
+    other = settings | {
+        "run_dir": str(run_dir),
+        "data": settings["data"] | {"inputs": [str(shuffled)]},
+        "featurize": settings["featurize"] | {"actors": 2},
+    }
+    config.write_text(json.dumps(other))
+    process = start_command(config)
+    wait_for(process, lambda: has_steps_after(run_dir, 20))
+    kill_a_training_worker(process)
+    wait_for(process, lambda: has_steps_after(run_dir, 40))
+    process.kill()
+    process.wait()
+    assert not (run_dir / "stage1" / "score_net.safetensors").exists()
+    run(other)
     assert _ids(run_dir) == _ids(uninterrupted[0])
     assert _losses(run_dir) == _losses(uninterrupted[0])
-
-
-def test_kill_9_in_every_stage_changes_nothing(uninterrupted, settings, tmp_path):
-    run_dir = tmp_path / "run"
-    config = tmp_path / "config.yaml"
-    config.write_text(json.dumps(settings | {"run_dir": str(run_dir)}))
-    checkpoints = run_dir / "stage1" / "checkpoints"
-    _kill_when(config, lambda: len(list(run_dir.glob("features/*.done.json"))) >= 2)
-    assert not (run_dir / "features" / "shard-00007.done.json").exists()
-    _kill_when(config, lambda: any(checkpoints.glob("*/checkpoint_*")) and _steps(run_dir) >= 15)
-    assert not (run_dir / "stage1" / "score_net.safetensors").exists()
-    _kill_when(config, (run_dir / "scores.parquet").exists)
-    assert not (run_dir / "selected.ids").exists()
-    finished = _command(config).wait(PATIENCE_SECONDS)
-    assert finished == 0
-    assert _ids(run_dir) == _ids(uninterrupted[0])
 
 
 def test_broken_rows_and_images_are_all_accounted_for(ray_cluster, settings, records, tmp_path):
@@ -208,7 +210,7 @@ def test_no_usable_record_is_a_clear_error(settings, tmp_path):
 def test_finished_training_is_not_thrown_away_unasked(uninterrupted, settings):
     folder, _ = uninterrupted
     changed = settings | {"run_dir": str(folder), "train": settings["train"] | {"epochs": 2}}
-    with pytest.raises(ConfigError, match=r"train.epochs: 8 -> 2.*--redo"):
+    with pytest.raises(ConfigError, match=r"train.epochs: 6 -> 2.*--redo"):
         run(changed)
 
 
@@ -277,34 +279,41 @@ def _losses(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "stage1" / "metrics.jsonl").open()]
 
 
+def has_steps_after(folder: Path, step: int) -> bool:
+    """Whether training has gone on for a while after the checkpoint of a step."""
+    checkpoints = list((folder / "stage1" / "checkpoints").glob("*/checkpoint_*"))
+    return bool(checkpoints) and _steps(folder) >= step + 5
+
+
 def _steps(folder: Path) -> int:
     file = folder / "stage1" / "metrics.jsonl"
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
-def _command(config: Path) -> subprocess.Popen:
+def start_command(config: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "selfilter_ray.cli", "run", str(config)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _kill_when(config: Path, condition) -> None:
-    process = _command(config)
-    _wait_for(lambda: condition() or process.poll() is not None)
-    assert process.poll() is None, "the run ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
+def kill_when(config: Path, condition) -> None:
+    """Start a run, and end it by SIGKILL when the condition holds."""
+    process = start_command(config)
+    wait_for(process, condition)
+    process.kill()
     process.wait()
 
 
-def _kill_a_training_worker(run_dir: Path) -> None:
-    checkpoints = run_dir / "stage1" / "checkpoints"
-    _wait_for(lambda: any(checkpoints.glob("*/checkpoint_*")) and _steps(run_dir) >= 15)
-    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in str(p.info)]
-    workers[0].send_signal(signal.SIGKILL)
-    (run_dir / "killed").touch()
-
-
-def _wait_for(condition) -> None:
+def wait_for(process: subprocess.Popen, condition) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.02)
+
+
+def kill_a_training_worker(process: subprocess.Popen) -> None:
+    """One of this run's own: other runs may be under way on the machine."""
+    below = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in below if "RayTrainWorker" in str(child.cmdline())]
+    assert workers
+    workers[0].kill()

@@ -7,11 +7,16 @@ from importlib.util import find_spec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
+from selfilter_ray.errors import ConfigError
 from selfilter_ray.samples.record import ASSISTANT, IMAGE_TOKEN, SYSTEM, USER, Turn
 from selfilter_ray.stage1.loss import IGNORED
-from selfilter_ray.stage1.prompt import PROMPTS, VICUNA_SYSTEM, encode
+from selfilter_ray.stage1.prompt import encode_segments
+from selfilter_ray.stage1.segments import PROMPTS as ALL_PROMPTS
+from selfilter_ray.stage1.segments import VICUNA_SYSTEM, VICUNA_V0_SYSTEM
+from selfilter_ray.stage1.template import template_segments
 from selfilter_ray.stage1.vlm import train_tokenizer
 
 TEXTS = [
@@ -21,6 +26,8 @@ TEXTS = [
 ]
 ANSWERS = ["The square is red.", "Seven circles!", "Ja, größer als 3 m² 😀🏳️‍🌈", "नमस्ते, 世界", "x"]
 LONG = 10_000
+PROMPTS = tuple(ALL_PROMPTS)
+HUMAN = ("vicuna_v0", "minigpt4")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +55,14 @@ def dialogue(*answers, question="What is it?"):
     return [turn for answer in answers for turn in (Turn(USER, question), Turn(ASSISTANT, answer))]
 
 
+def encode(turns, prompt, tokenizer, image_tokens, max_length):
+    """Under a tokenizer whose image token is the pool's own mark, all pictures of one length."""
+    segments = ALL_PROMPTS[prompt](turns, str(tokenizer.eos_token or ""))
+    image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    pictures = [[image] * image_tokens] * sum(s.text.count(IMAGE_TOKEN) for s in segments)
+    return encode_segments(segments, tokenizer, image, pictures, max_length)
+
+
 def supervised_text(encoded, tokenizer):
     return tokenizer.decode([label for label in encoded.labels if label != IGNORED])
 
@@ -55,6 +70,8 @@ def supervised_text(encoded, tokenizer):
 def expected_text(prompt, answers, tokenizer):
     if prompt == "chatml":
         return "".join(f"{answer}<|im_end|>" for answer in answers)
+    if prompt in HUMAN:
+        return "".join(f" {answer}###" for answer in answers)
     return "".join(f" {answer}{tokenizer.eos_token}" for answer in answers)
 
 
@@ -115,6 +132,10 @@ def test_each_prompt_reads_as_its_model_expects(trained):
     assert text("plain", turns) == talk
     assert text("vicuna_v1", turns) == f"Be brief. {talk}"
     assert text("vicuna_v1", turns[1:]) == f"{VICUNA_SYSTEM} {talk}"
+    human = "###Human: Which?###Assistant: Red.###Human: Which?###Assistant: Blue.###"
+    assert text("vicuna_v0", turns) == f"Be brief.{human}"
+    assert text("vicuna_v0", turns[1:]) == f"{VICUNA_V0_SYSTEM}{human}"
+    assert text("minigpt4", turns[1:]) == human.replace("?###", "? ###")
     assert text("chatml", turns[:3]) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhich?<|im_end|>\n"
         "<|im_start|>assistant\nRed.<|im_end|>\n"
@@ -133,8 +154,9 @@ def test_each_image_mark_becomes_its_image_tokens(prompt, image_tokens, tokenize
 @pytest.mark.parametrize("question", ["Look at <image> and <image>.", "Compare: <image><image>"])
 def test_pictures_are_moved_before_the_words_of_their_turn(prompt, question, tokenizer):
     encoded = encode(dialogue("Red.", question=question), prompt, tokenizer, 3, LONG)
-    opening = "<|im_start|>user\n" if prompt == "chatml" else "USER: "
-    picture = IMAGE_TOKEN * 3 + "\n"
+    user = "Human: " if prompt in HUMAN else "USER: "
+    opening = "<|im_start|>user\n" if prompt == "chatml" else user
+    picture = IMAGE_TOKEN * 3 + (" " if prompt == "minigpt4" else "\n")
     words = question.replace(IMAGE_TOKEN, "").strip()
     assert f"{opening}{picture}{picture}{words}" in tokenizer.decode(encoded.input_ids)
 
@@ -195,3 +217,77 @@ def test_in_chatml_only_leading_white_space_can_join_the_opening(answers, questi
     for said, answer in zip(spoken, answers, strict=True):
         assert answer.endswith(said)
         assert said.strip() == answer.strip()
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image>\n{% else %}{{ c['text'] }}{% endif %}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class Templated:
+    """As much of a processor as a template needs."""
+
+    chat_template = None
+
+    def __init__(self, template):
+        self.tokenizer = train_tokenizer(TEXTS, 350)
+        self.tokenizer.add_special_tokens(
+            {"additional_special_tokens": ["<|im_start|>", "<|im_end|>", IMAGE_TOKEN]}
+        )
+        self.tokenizer.chat_template = template
+
+
+def templated(turns, template=CHATML, images=0):
+    processor = Templated(template)
+    segments = template_segments(processor, turns, "model")
+    image = processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    pictures = [[image] * 3] * images
+    return encode_segments(segments, processor.tokenizer, image, pictures, LONG), processor
+
+
+def test_a_template_of_chatml_supervises_what_the_format_chatml_does():
+    turns = [Turn(SYSTEM, "Be brief."), *dialogue(*ANSWERS, question="<image>\nWhich?")]
+    found, processor = templated(turns, images=5)
+    assert found[:2] == encode(turns, "chatml", processor.tokenizer, 3, LONG)[:2]
+
+
+def test_what_follows_the_last_answer_of_a_template_is_not_supervised():
+    turns = [*dialogue("Red."), Turn(USER, "Thanks.")]
+    found, processor = templated(turns)
+    assert processor.tokenizer.decode(found.input_ids).endswith("Thanks.<|im_end|>\n")
+    assert supervised_text(found, processor.tokenizer) == "Red.<|im_end|>"
+
+
+def test_a_template_without_an_end_mark_ends_an_answer_with_its_line():
+    template = "{% for m in messages %}{{ m['content'][0]['text'] }}\n{% endfor %}"
+    found, processor = templated(dialogue("Red.", "Blue."), template)
+    assert supervised_text(found, processor.tokenizer) == "Red.\nBlue.\n"
+
+
+def test_a_template_that_begins_with_bos_gets_no_second_one():
+    template = "{{ bos_token }}" + CHATML
+    segments = template_segments(Templated(template), dialogue("Red."), "model")
+    tokenizer = train_tokenizer(TEXTS, 350)
+    bos = [("<s>", tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=bos
+    )
+    assert tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id
+    ids = encode_segments(segments, tokenizer, -1, [], LONG).input_ids
+    assert ids.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        (None, "no chat template"),
+        ("{{ messages | length }}" + CHATML, "rewrites earlier turns"),
+        ("{{ raise_exception('no system role') }}", "no system role"),
+        (CHATML.replace("<image>", ""), "holds 0 of its sample's 1 pictures"),
+    ],
+)
+def test_a_template_that_does_not_show_the_answers_is_refused(template, why):
+    with pytest.raises(ConfigError, match=why):
+        templated(dialogue("Red.", question="<image>\nWhich?"), template, images=1)

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from run_folders import INPUTS, OUTPUTS
 
 from selfilter_ray import atomic
 from selfilter_ray.config import DataConfig, FeaturizeConfig, TrainConfig, load_config
@@ -21,21 +22,7 @@ from selfilter_ray.run_folder import FORMAT, STAGES, RunFolder, stage_key
 from selfilter_ray.stages import StageKeys
 from selfilter_ray.wanted import wanted_by
 
-INPUTS = [{"path": "/pool/a.json", "sha256": "0" * 64}]
 LATER = {stage: set(STAGES[number:]) for number, stage in enumerate(STAGES)}
-OUTPUTS = {
-    "read": ["samples/part-00000.parquet", "samples/quarantine.jsonl"],
-    "featurize": [
-        "features/shard-00000.parquet",
-        "features/shard-00000.done.json",
-        "quarantine.jsonl",
-    ],
-    "rate": ["ratings.parquet"],
-    "train": ["stage1/score_net.safetensors", "stage1/sample_statistics.parquet"],
-    "score": ["scores.parquet"],
-    "select": ["selection.parquet", "selected.json", "selected.ids"],
-    "report": ["report.html"],
-}
 
 
 def files_in(folder: Path) -> set[str]:
@@ -290,6 +277,8 @@ def folder(tmp_path):
         ({"train": {"learning_rate": 1e-3}}, "train"),
         ({"train": {"vlm": {"kind": "scratch", "text": {"layers": 3}}}}, "train"),
         ({"train": {"deepspeed": {"a": 1}}}, "train"),
+        ({"train": {"pool_fraction": 0.5}}, "train"),
+        ({"train": {"losses": "stored"}}, "train"),
         ({"seed": 1}, "train"),
         ({"select": {"ratio": 0.3}}, "select"),
         ({"select": {"budget": 3}}, "select"),
@@ -299,6 +288,21 @@ def folder(tmp_path):
 )
 def test_a_changed_setting_reaches_its_stage_and_all_after_it(folder, sections, first):
     assert changed(folder, {}, sections) == LATER[first]
+
+
+@pytest.mark.parametrize(
+    ("measure", "reaching"),
+    [
+        ({"batch_size": 3}, "train"),
+        ({"bf16": True}, "train"),
+        ({"no_image": False, "no_question": False, "grand": False}, "score"),
+        ({"actors": 2}, None),
+    ],
+)
+def test_what_stored_losses_depend_on_reaches_stage_1(folder, measure, reaching):
+    stored = {"train": {"losses": "stored"}}
+    found = changed(folder, stored, stored | {"measure": measure})
+    assert found == (LATER[reaching] if reaching else set())
 
 
 def test_the_seed_decides_what_is_read_only_under_a_limit(folder):
@@ -313,7 +317,9 @@ def test_the_seed_decides_what_is_read_only_under_a_limit(folder):
         {"featurize": {"actors": 3, "decode_threads": 7}},
         {"featurize": {"actors": [1, 3], "prefetch_batches": 9}},
         {"train": {"checkpoint_steps": 1, "max_failures": 0, "loader_workers": 3}},
+        {"train": {"min_workers": 1, "loggers": []}},
         {"ray": {"num_cpus": 3}},
+        {"tune": {"epochs": 9, "vlm": {"kind": "pretrained", "path": "m"}}},
         {"run_dir": "elsewhere"},
     ],
 )
@@ -324,7 +330,7 @@ def test_settings_that_only_change_the_speed_cost_nothing(folder, sections):
 def test_every_speed_setting_is_among_those_tried_above():
     tried = {"check_threads"}
     tried |= {"actors", "decode_threads", "prefetch_batches"}
-    tried |= {"checkpoint_steps", "max_failures", "loader_workers"}
+    tried |= {"checkpoint_steps", "max_failures", "loader_workers", "min_workers", "loggers"}
     assert DataConfig.speed_only | FeaturizeConfig.speed_only | TrainConfig.speed_only == tried
 
 

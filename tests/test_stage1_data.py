@@ -1,4 +1,4 @@
-"""Stage 1's batches, their order, and what training remembers of each sample."""
+"""Stage 1's padded batches, and what training remembers of each sample."""
 
 from __future__ import annotations
 
@@ -19,85 +19,10 @@ from selfilter_ray.config import LimitsConfig, ScratchVlm, TrainConfig
 from selfilter_ray.features.shards import Features
 from selfilter_ray.samples.files import table_of
 from selfilter_ray.samples.record import ASSISTANT, USER, Sample, Turn
-from selfilter_ray.stage1.data import Batches, Stage1Data
+from selfilter_ray.stage1.data import Stage1Data
 from selfilter_ray.stage1.loss import IGNORED
 from selfilter_ray.stage1.statistics import SampleStatistics, rank_correlation
 from selfilter_ray.stage1.vlm import prepare_vlm
-
-SIZES = {
-    "rows": st.integers(1, 40),
-    "batch_size": st.integers(1, 6),
-    "ranks": st.integers(1, 5),
-    "seed": st.integers(0, 5),
-}
-
-
-def chunks(rows, batch_size, ranks, seed=0, epochs=1, accumulation=1):
-    """For each micro-batch the rows of every rank."""
-    parts = [
-        Batches(rows, batch_size, accumulation, epochs, seed, rank, ranks) for rank in range(ranks)
-    ]
-    return [[part[number] for part in parts] for number in range(parts[0].micro_batches)]
-
-
-@given(**SIZES, epochs=st.integers(1, 3))
-@settings(deadline=None)
-def test_every_epoch_sees_every_row_and_only_its_last_chunk_may_repeat_one(
-    rows, batch_size, ranks, seed, epochs
-):
-    whole = chunks(rows, batch_size, ranks, seed, epochs)
-    per_epoch = len(whole) // epochs
-    for start in range(0, len(whole), per_epoch):
-        epoch = whole[start : start + per_epoch]
-        seen = [row for chunk in epoch for rank in chunk for row in rank]
-        assert set(seen) == set(range(rows))
-        last = sum(map(len, epoch[-1]))
-        filled = max(0, ranks - (rows - (per_epoch - 1) * batch_size * ranks))
-        assert len(seen) == rows + filled
-        assert filled == 0 or last == ranks
-
-
-@given(**SIZES)
-@settings(deadline=None)
-def test_ranks_get_different_rows_and_none_is_left_without(rows, batch_size, ranks, seed):
-    for chunk in chunks(rows, batch_size, ranks, seed):
-        assert all(1 <= len(rank) <= batch_size for rank in chunk)
-        assert max(map(len, chunk)) - min(map(len, chunk)) <= 1
-        together = [row for rank in chunk for row in rank]
-        assert rows < ranks or len(set(together)) == len(together)
-
-
-@given(rows=st.integers(24, 60), seed=st.integers(0, 5))
-@settings(deadline=None)
-def test_a_chunk_is_the_same_set_of_rows_for_any_number_of_ranks(rows, seed):
-    def sets(ranks):
-        whole = chunks(rows, 12 // ranks, ranks, seed)[: rows // 12]
-        return [{row for rank in chunk for row in rank} for chunk in whole]
-
-    assert sets(1) == sets(2) == sets(3) == sets(4)
-
-
-def test_fewer_rows_than_ranks_gives_each_rank_one():
-    whole = chunks(rows=2, batch_size=4, ranks=5)
-    assert [[len(rank) for rank in chunk] for chunk in whole] == [[1] * 5]
-    assert {row for rank in whole[0] for row in rank} == {0, 1}
-
-
-@pytest.mark.parametrize(
-    ("accumulation", "steps", "micro_batches"), [(1, 6, 6), (4, 2, 8), (7, 1, 7)]
-)
-def test_micro_batches_are_rounded_up_to_whole_steps(accumulation, steps, micro_batches):
-    batches = Batches(10, 4, accumulation, epochs=2, seed=0)
-    assert (batches.per_epoch, batches.steps, batches.micro_batches) == (3, steps, micro_batches)
-    assert all(batches[number] for number in range(micro_batches))
-    assert batches.epoch_of(2) == 1.0
-
-
-def test_order_depends_on_seed_and_epoch_and_nothing_else():
-    first, again, other = (chunks(30, 7, 1, seed, epochs=2) for seed in (0, 0, 1))
-    assert first == again
-    assert first != other
-    assert first[:5] != first[5:]
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +65,7 @@ def test_rows_are_those_of_the_features_whatever_the_order_of_the_samples(data):
     ]
     assert answers == [" A.</s>", " A long answer to it.</s>", " Two pictures.</s>"]
     assert data[2].features_D.tolist() == [8, 9, 10, 11]
-    assert [len(data[row].pixels) for row in range(3)] == [1, 0, 2]
+    assert [len(data[row].pictures) for row in range(3)] == [1, 0, 2]
 
 
 def test_collate_pads_on_the_right_and_masks_the_padding(data):
@@ -157,12 +82,23 @@ def test_collate_pads_on_the_right_and_masks_the_padding(data):
         assert batch.attention_mask_BT[place, :length].all()
     assert batch.input_ids_BT.shape[1] == max(len(example.input_ids) for example in examples)
     assert batch.features_BD.tolist() == [[4, 5, 6, 7], [0, 1, 2, 3], [8, 9, 10, 11]]
-    expected = [picture for example in examples for picture in example.pixels]
-    assert torch.equal(batch.pixels_PCHW, torch.stack(expected))
+    pictures = [picture for example in examples for picture in example.pictures]
+    expected = torch.cat([picture.tensors["pixel_values"] for picture in pictures])
+    assert torch.equal(batch.pictures["pixel_values"], expected)
 
 
-def test_a_batch_of_text_only_samples_has_no_pixels(data):
-    assert data.collate([data[1]]).pixels_PCHW is None
+def test_a_batch_of_text_only_samples_has_a_blank_picture_that_nothing_sees(data):
+    examples = [data[1], data[1]]
+    plain, batch = data.padded(examples), data.collate(examples)
+    length, image = plain.input_ids_BT.shape[1], data.family.image_id
+    assert plain.pictures == {}
+    assert len(batch.pictures["pixel_values"]) == 1
+    assert batch.input_ids_BT[0, length:].tolist() == [image] * 4
+    assert (batch.input_ids_BT == image).sum() == 4
+    assert torch.equal(batch.input_ids_BT[:, :length], plain.input_ids_BT)
+    assert torch.equal(batch.labels_BT[:, :length], plain.labels_BT)
+    assert not batch.attention_mask_BT[:, length:].any()
+    assert set(batch.labels_BT[:, length:].flatten().tolist()) == {IGNORED}
 
 
 def test_statistics_of_two_ranks_keep_what_was_seen_last(tmp_path):

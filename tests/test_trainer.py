@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,99 +11,34 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed as dist
-from PIL import Image
 from safetensors.torch import load_file
+from stage1_pool import (
+    ROWS,
+    TEXT_ONLY,
+    TINY_VLM,
+    TWO_PICTURES,
+    logged,
+    make_config,
+    make_pool,
+    never,
+    score_weights,
+)
 from transformers import LlavaForConditionalGeneration
 
-from selfilter_ray.config import Config
-from selfilter_ray.errors import ArtifactError, ConfigError
-from selfilter_ray.features.extract import fixed_size_list
-from selfilter_ray.features.shards import Shard, ShardRecord, finish_shard
-from selfilter_ray.samples.files import table_of, write_samples
-from selfilter_ray.samples.record import ASSISTANT, USER, Sample, Turn
+from selfilter_ray.errors import ArtifactError
 from selfilter_ray.stage1.engine import deepspeed_config, prepare_accelerator
 from selfilter_ray.stage1.rows import write_rows
 from selfilter_ray.stage1.score_net import ScoreNet, load_score_net
-from selfilter_ray.stage1.trainer import NotFiniteError, Paths, Trainer
-from selfilter_ray.stage1.vlm import prepare_vlm
+from selfilter_ray.stage1.stored import StoredLosses, train_from_losses
+from selfilter_ray.stage1.trainer import NotFiniteError, Paths, StoppedError, Trainer
 
-ROWS, TEXT_ONLY, TWO_PICTURES = 10, 3, 5
-TINY_VLM = {
-    "kind": "scratch",
-    "vision": {"image_size": 16, "patch_size": 8, "hidden_size": 16, "layers": 2, "heads": 2},
-    "text": {
-        "vocab_size": 300,
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "layers": 2,
-        "heads": 2,
-    },
-}
-TRAIN = {
-    "vlm": TINY_VLM,
-    "prompt": "plain",
-    "epochs": 4,
-    "batch_size": 4,
-    "learning_rate": 1e-2,
-    "bf16": False,
-    "gradient_checkpointing": False,
-}
-
-
-JUDGES = [
-    {"base_url": "http://unused/v1", "model": "unused", "dimension": dimension}
-    for dimension in ("quality", "accuracy")
-]
-
-
-def make_config(**train) -> Config:
-    return Config.model_validate(
-        {
-            "run_dir": "unused",
-            "data": {"inputs": ["unused"]},
-            "ratings": {"judges": JUDGES},
-            "train": TRAIN | train,
-        }
-    )
-
-
-@dataclass(frozen=True)
-class Pool:
-    """A small pool on disk and the untrained VLM."""
-
-    folder: Path
-    model: str
-
-    def trainer(
-        self,
-        output: Path,
-        features: str = "features",
-        ratings: Path | None = None,
-        rows: Path | None = None,
-        **train,
-    ) -> Trainer:
-        samples = self.folder / "samples"
-        paths = Paths(samples, self.folder / features, output, self.model, ratings, rows)
-        trainer = Trainer(make_config(**train), paths, torch.device("cpu"))
-        trainer.start_log()
-        return trainer
-
-    def initial(self) -> dict[str, torch.Tensor]:
-        return LlavaForConditionalGeneration.from_pretrained(self.model).state_dict()
+__all__ = ["TINY_VLM"]
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
     """Everything runs in one process group: DeepSpeed keeps a handle on the first it sees."""
     folder = tmp_path_factory.mktemp("pool")
-    samples = [make_sample(folder, row) for row in range(ROWS)]
-    write_samples(folder / "samples", table_of(samples))
-    features_ND = np.random.default_rng(0).normal(size=(ROWS, 5)).astype(np.float32)
-    write_features(folder / "features", samples, features_ND)
-    features_ND[TEXT_ONLY, 1] = np.nan
-    write_features(folder / "poisoned", samples, features_ND)
-    texts = [turn.text for sample in samples for turn in sample.turns]
-    model = prepare_vlm(make_config().train.vlm, folder / "vlm", texts, seed=0)
     prepare_accelerator()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -114,48 +46,9 @@ def pool(tmp_path_factory):
         patch.setenv("LOCAL_RANK", "0")  # as Ray Train sets it
         store = dist.FileStore(str(folder / "store"), 1)
         dist.init_process_group("gloo", store=store, rank=0, world_size=1)
-        yield Pool(folder, model)
+        yield make_pool(folder)
         dist.destroy_process_group()
     torch.set_num_threads(threads)
-
-
-def make_sample(folder, row):
-    pictures = {TEXT_ONLY: 0, TWO_PICTURES: 2}.get(row, 1)
-    names = tuple(str(folder / f"{row}-{number}.png") for number in range(pictures))
-    for number, name in enumerate(names):
-        Image.new("RGB", (24, 20), (25 * row, 255 - 25 * row, 99 * number)).save(name)
-    question = Turn(USER, "<image>\n" * pictures + "What is it?")
-    answer = Turn(ASSISTANT, f"Number {row} is {'very ' * row}red.")
-    return Sample(f"{row:02d}", "", (question, answer), names, "", "")
-
-
-def write_features(folder, samples, features_ND):
-    rows = len(samples)
-    table = pa.table(
-        {
-            "id": [sample.id for sample in samples],
-            "locator": [""] * rows,
-            "image_embedding": fixed_size_list(features_ND[:, :3]),
-            "text_embedding": fixed_size_list(features_ND[:, 3:]),
-            "scores": pa.StructArray.from_arrays([pa.nulls(rows, pa.float32())], ["clip_score"]),
-            "status": ["ok"] * rows,
-            "detail": [""] * rows,
-        }
-    )
-    finish_shard(folder, Shard(0, 0, rows), table, ShardRecord("key", rows, 0.0, "model"))
-
-
-def never(metrics):
-    """No checkpoint is due in these runs."""
-    raise AssertionError("a checkpoint was asked for")
-
-
-def logged(output):
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-
-
-def score_weights(output):
-    return load_score_net(output / "score_net.safetensors")[0].linear.weight
 
 
 def test_the_vlm_learns_and_the_score_net_with_it(pool, tmp_path):
@@ -191,7 +84,7 @@ def test_a_finished_run_leaves_whole_outputs(zero_stage, pool, tmp_path):
     assert reloaded.keys() == weights.keys()
     assert all(torch.equal(reloaded[name], weights[name]) for name in weights)
     assert (tmp_path / "vlm" / "tokenizer.json").exists()
-    assert (tmp_path / "vlm" / "preprocessor_config.json").exists()
+    assert (tmp_path / "vlm" / "processor_config.json").exists()
 
     statistics = pq.read_table(tmp_path / "sample_statistics.parquet").to_pydict()
     assert statistics["id"] == [f"{row:02d}" for row in range(ROWS)]
@@ -323,16 +216,64 @@ def test_another_seed_ends_elsewhere(pool, tmp_path):
     assert not torch.equal(score_weights(tmp_path / "0"), score_weights(tmp_path / "1"))
 
 
-def test_a_checkpoint_of_another_number_of_workers_is_refused(pool, tmp_path):
+def test_a_damaged_checkpoint_is_named(pool, tmp_path):
     trainer = pool.trainer(tmp_path / "out")
-    trainer.save_checkpoint(tmp_path / "checkpoint")
-    file = tmp_path / "checkpoint" / "rank-0.pt"
-    torch.save(torch.load(file) | {"ranks": 2}, file)
-    with pytest.raises(ConfigError, match="not written by 1 workers"):
-        trainer.load_checkpoint(tmp_path / "checkpoint")
-    file.unlink()
-    with pytest.raises(ConfigError, match=r"train\.workers"):
-        trainer.load_checkpoint(tmp_path / "checkpoint")
+    folder = tmp_path / "checkpoint"
+    trainer.save_checkpoint(folder)
+    (state,) = folder.glob("state-*")
+    whole = state.read_bytes()
+    state.write_bytes(whole[:-100])
+    with pytest.raises(ArtifactError, match=r"checkpoint in .* cannot be used.*--redo"):
+        trainer.load_checkpoint(folder)
+    state.write_bytes(whole)
+    (folder / "checkpoint.json").unlink()
+    with pytest.raises(ArtifactError, match="cannot be used"):
+        trainer.load_checkpoint(folder)
+
+
+def test_a_checkpoint_of_another_model_is_refused(pool, tmp_path):
+    pool.trainer(tmp_path / "a", trainable={"projector": False}).save_checkpoint(tmp_path / "c")
+    with pytest.raises(ArtifactError, match=r"0 of .* values of .*multi_modal_projector"):
+        pool.trainer(tmp_path / "b").load_checkpoint(tmp_path / "c")
+
+
+def test_a_run_that_is_asked_to_stop_saves_a_checkpoint_and_can_go_on(pool, tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    pool.trainer(whole).run(never)
+    trainer = pool.trainer(part, checkpoint_steps=100)
+
+    def save(metrics):
+        assert metrics["step"] == 3
+        trainer.save_checkpoint(tmp_path / "checkpoint")
+
+    write = trainer.log.write
+
+    def write_and_ask(metrics):
+        write(metrics)
+        if metrics["step"] == 2:
+            (part / "stop").touch()
+
+    trainer.log.write = write_and_ask
+    with pytest.raises(StoppedError, match=r"after step 3 of 12\..*same command continues"):
+        trainer.run(save)
+    assert len(logged(part)) == 3
+    assert not (part / "score_net.safetensors").exists()
+    (part / "stop").unlink()
+    resumed = pool.trainer(part)
+    resumed.load_checkpoint(tmp_path / "checkpoint")
+    resumed.run(never)
+    assert torch.equal(score_weights(part), score_weights(whole))
+
+
+def test_a_notice_saves_a_checkpoint_at_once_and_training_goes_on(pool, tmp_path, monkeypatch):
+    monkeypatch.setattr("selfilter_ray.stage1.agreement.LOOK_SECONDS", 0.0)
+    answers = iter([False, True, False])
+    saved = []
+    summary = pool.trainer(tmp_path, epochs=2).run(
+        lambda metrics: saved.append(metrics["step"]), lambda: next(answers, False)
+    )
+    assert saved == [2]
+    assert summary["steps"] == 6
 
 
 @pytest.mark.parametrize("settings", [{"features": "poisoned"}, {"learning_rate": 1e25}])
@@ -412,7 +353,8 @@ def test_a_picture_changes_its_sample_s_loss(pool, tmp_path):
     batch = trainer.data.collate([trainer.data[0]])
     with torch.no_grad():
         seen = trainer.engine.module(batch).loss_sum_B.item()
-        other = batch._replace(pixels_PCHW=torch.flip(batch.pixels_PCHW, [1]))
+        flipped = {name: torch.flip(value, [1]) for name, value in batch.pictures.items()}
+        other = batch._replace(pictures=flipped)
         assert trainer.engine.module(other).loss_sum_B.item() != seen
 
 
@@ -604,3 +546,37 @@ def test_ratings_that_are_missing_stop_a_run_before_it_starts(pool, tmp_path):
     settings = {"inputs": "scores", "score_columns": ["judge_quality"]}
     with pytest.raises(ArtifactError, match="run score"):
         pool.trainer(tmp_path, ratings=tmp_path / "none", **settings)
+
+
+FROZEN = {"language_model": "frozen", "projector": False}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss_reduction": "mean"},
+        {"workers": 2, "batch_size": 2, "gradient_accumulation": 2},
+        {"workers": 2, "batch_size": 2, "weight_scope": "global", "gradient_clipping": 0.01},
+    ],
+    ids=["one", "two", "global"],
+)
+def test_with_a_frozen_vlm_stored_losses_train_the_same_score_net(settings, pool, tmp_path):
+    trainer = pool.trainer(tmp_path, trainable=FROZEN, **settings)
+    trainer.run(never)
+    seen = trainer.statistics
+    (tmp_path / "stored").mkdir()
+    summary = train_from_losses(
+        trainer.config,
+        trainer.features,
+        None,
+        StoredLosses(seen.loss_sum_M, seen.tokens_M),
+        tmp_path / "stored",
+        lambda steps: None,
+    )
+    stored, live = logged(tmp_path / "stored"), logged(tmp_path)
+    assert summary["steps"] == len(stored) == len(live)
+    for name in live[0].keys() - {"seconds", "samples_per_second"}:
+        assert [m[name] for m in stored] == pytest.approx([m[name] for m in live], rel=1e-3), name
+    torch.testing.assert_close(
+        score_weights(tmp_path / "stored"), score_weights(tmp_path), rtol=1e-3, atol=1e-5
+    )

@@ -6,6 +6,7 @@ import json
 
 import pyarrow as pa
 import pytest
+from run_folders import INPUTS, OUTPUTS
 
 from selfilter_ray import atomic
 from selfilter_ray.compare.entries import Entry
@@ -17,7 +18,6 @@ from selfilter_ray.select.settings import SETTINGS, parse_method
 from selfilter_ray.stages import StageKeys
 from selfilter_ray.wanted import costs_of, methods_of, wanted_by
 
-INPUTS = [{"path": "/pool/a.json", "sha256": "0" * 64}]
 REWARD = {"weights": "ImageReward.pt", "config": "med_config.json"}
 SCORES = {"inputs": "scores"}
 
@@ -149,21 +149,6 @@ def keys(folder, inputs=INPUTS, **sections):
 @pytest.fixture
 def folder(tmp_path):
     return RunFolder(tmp_path)
-
-
-OUTPUTS = {
-    "read": ["samples/part-00000.parquet", "samples/quarantine.jsonl"],
-    "featurize": [
-        "features/shard-00000.parquet",
-        "features/shard-00000.done.json",
-        "quarantine.jsonl",
-    ],
-    "rate": ["ratings.parquet"],
-    "train": ["stage1/score_net.safetensors", "stage1/sample_statistics.parquet"],
-    "score": ["scores.parquet"],
-    "select": ["selection.parquet", "selected.json", "selected.ids"],
-    "report": ["report.html"],
-}
 
 
 def finish(folder, made, columns=("id",)):
@@ -307,10 +292,11 @@ PARTS = {
 }
 
 
-def costs(folder, method, **sections):
+def costs(folder, method, train_parts=None, **sections):
     stages = {"featurize": 100.0, "train": 200.0, "rate": 400.0, "score": 63.0}
     records = {name: {"key": "k", "seconds": seconds} for name, seconds in stages.items()}
     records["score"]["parts"] = PARTS
+    records["train"] |= train_parts or {}
     made_under = config(**sections).model_dump(mode="json")
     folder.save_manifest({"format": 1, "stages": records, "config": made_under})
     for number in range(2):
@@ -344,6 +330,23 @@ def costs(folder, method, **sections):
 )
 def test_a_method_costs_what_it_reads(folder, method, cost):
     assert costs(folder, method) == cost
+
+
+def test_stored_losses_are_a_cost_of_their_own(folder):
+    parts = {"parts": {"stored losses": 50.0, "net": 3.0}}
+    stored = {"train": {"losses": "stored"}}
+    found = costs(folder, "selfilter", parts, **stored)
+    assert found == {"features": 100.0, "stored losses": 50.0, "Stage 1": 4.0}
+
+
+def test_lengths_of_a_part_of_the_pool_are_measured_when_a_method_needs_them(folder):
+    part = {"train": {"pool_fraction": 0.5}}
+    made = keys(folder, **part)
+    finish(folder, made, ["id", "difficulty", "train_loss"])
+    assert made.is_finished("score")
+    lengths = keys(folder, **part, select={"method": "random", "kind": "length_matched"})
+    assert not lengths.is_finished("score")
+    assert lengths.wanted.models == ("pre",)
 
 
 def test_ratings_that_a_net_sees_are_part_of_its_cost(folder):

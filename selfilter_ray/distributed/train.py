@@ -1,10 +1,11 @@
-"""Stage 1 on Ray Train: worker groups, restarts after a death, checkpoints in the run's folder."""
+"""Stage 1 on Ray Train: worker groups of any size, restarts, checkpoints in the run's folder."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from selfilter_ray import atomic
 from selfilter_ray.config import Config
 from selfilter_ray.distributed.runtime import gpus_each, require
+from selfilter_ray.distributed.stopping import until_done_or_stopped
 from selfilter_ray.errors import ArtifactError, ConfigError, DataError, SelfilterError
+from selfilter_ray.stage1.agreement import STOP_FILE
 from selfilter_ray.stage1.engine import prepare_accelerator
-from selfilter_ray.stage1.trainer import Paths, Trainer
+from selfilter_ray.stage1.loggers import check_loggers
+from selfilter_ray.stage1.trainer import Paths, StoppedError, Trainer
 
 CHECKPOINTS_KEPT = 2
 CONTROLLER_FAILURES = 3
 OUTCOME = "outcome.json"
-ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, ArtifactError)}
+ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, ArtifactError, StoppedError)}
 
 
 def train_on_ray(config: Config, paths: Paths, storage: Path, name: str) -> dict[str, Any]:
@@ -38,13 +42,14 @@ def train_on_ray(config: Config, paths: Paths, storage: Path, name: str) -> dict
         The summary of ``Trainer.run``.
 
     Raises:
+        StoppedError: when SIGINT or SIGTERM asked this process to stop; a checkpoint is there.
         SelfilterError: when training failed, with what to do.
     """
     train = config.train
+    check_loggers(train.loggers)
     gpus = gpus_each(train.gpus_per_worker)
-    require(
-        config.ray, train.workers, train.cpus_per_worker, gpus, "train.workers x cpus_per_worker"
-    )
+    fewest = train.min_workers or train.workers
+    require(config.ray, fewest, train.cpus_per_worker, gpus, "train.workers x cpus_per_worker")
     resources = {"CPU": float(train.cpus_per_worker)} | ({"GPU": gpus} if gpus else {})
     backend = train.backend
     if backend == "auto":
@@ -56,7 +61,9 @@ def train_on_ray(config: Config, paths: Paths, storage: Path, name: str) -> dict
             "paths": {key: value and str(value) for key, value in asdict(paths).items()},
         },
         scaling_config=ScalingConfig(
-            num_workers=train.workers, use_gpu=gpus > 0, resources_per_worker=resources
+            num_workers=_worker_range(fewest, train.workers),  # type: ignore[arg-type]
+            use_gpu=gpus > 0,
+            resources_per_worker=resources,
         ),
         torch_config=TorchConfig(backend=backend),
         run_config=RunConfig(
@@ -72,7 +79,7 @@ def train_on_ray(config: Config, paths: Paths, storage: Path, name: str) -> dict
     outcome = paths.output / OUTCOME
     outcome.unlink(missing_ok=True)
     try:
-        trainer.fit()
+        until_done_or_stopped(trainer.fit, paths.output / STOP_FILE)
     except ray.train.TrainingFailedError:
         if not outcome.exists():
             raise
@@ -87,7 +94,8 @@ def _worker(settings: dict[str, Any]) -> None:
     """What every rank does.
 
     An error that the user has to mend is left in the outcome before it ends the worker group: the
-    group that Ray Train then starts finds it there and gives up.
+    group that Ray Train then starts finds it there and gives up. A stop that was asked for is known
+    to all ranks, so they simply end.
     """
     config = Config.model_validate(settings["config"])
     where = settings["paths"]
@@ -98,15 +106,25 @@ def _worker(settings: dict[str, Any]) -> None:
     prepare_accelerator()
     torch.set_num_threads(config.train.cpus_per_worker)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    first = ray.train.get_context().get_world_rank() == 0
     try:
+        # Ray Train hands back the metrics of the last checkpoint, not those of the last report.
         summary = _trained(config, paths)
+    except StoppedError as stopped:
+        summary = _failure(stopped)
     except SelfilterError as error:
-        failure = {"failed": str(error), "kind": type(error).__name__}
-        atomic.write_json(paths.output / OUTCOME, failure)
+        atomic.write_json(paths.output / OUTCOME, _failure(error))
         raise
-    # Ray Train hands back the metrics of the last checkpoint, not those of the last report.
-    if ray.train.get_context().get_world_rank() == 0:
+    if first:
         atomic.write_json(paths.output / OUTCOME, summary)
+
+
+def _worker_range(fewest: int, most: int) -> int | tuple[int, int]:
+    return (fewest, most) if fewest < most else most
+
+
+def _failure(error: SelfilterError) -> dict[str, Any]:
+    return {"failed": str(error), "kind": type(error).__name__}
 
 
 def _trained(config: Config, paths: Paths) -> dict[str, Any]:
@@ -118,7 +136,20 @@ def _trained(config: Config, paths: Paths) -> dict[str, Any]:
             trainer.save_checkpoint(Path(folder))
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
-    return trainer.run(save)
+    return trainer.run(save, _first_notice())
+
+
+def _first_notice() -> Callable[[], bool]:
+    """True once: when a node is about to be taken away. All ranks must call it equally often."""
+    known: set[str] = set()
+
+    def noticed() -> bool:
+        info = ray.train.get_preemption_info()
+        fresh = set() if info is None else set(info.preempted_node_ids) - known
+        known.update(fresh)
+        return bool(fresh)
+
+    return noticed
 
 
 def _continue(trainer: Trainer) -> None:

@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import LlavaForConditionalGeneration
 from transformers.utils.logging import disable_progress_bar
 
 from selfilter_ray.errors import ArtifactError, ConfigError, SelfilterError
+from selfilter_ray.stage1.families.load import load_model
 
 ADAPTERS = "adapter_config.json"
 BESIDE_ADAPTERS = "beside_adapters.safetensors"  # as stage1/outputs.py leaves it
 
 
 def whole_model(model: str, base: str | None) -> str:
-    """What to load config, tokenizer and image processor from: adapters come without a config.
+    """What to load config, and processor from: adapters come without a config.
 
     Args:
-        model: a folder or hub name of a LLaVA, or a folder of adapters.
+        model: a folder or hub name of a VLM, or a folder of adapters.
         base: the model that adapters belong to; None takes the one that they name.
 
     Raises:
@@ -37,7 +37,7 @@ def whole_model(model: str, base: str | None) -> str:
 
 
 def load_vlm(model: str, base: str | None, dtype: torch.dtype, device: str) -> Any:
-    """A LLaVA for inference, with its adapters where ``model`` holds those.
+    """A VLM for inference, with its adapters where ``model`` holds those.
 
     Raises:
         ArtifactError: when its folder is damaged.
@@ -46,7 +46,7 @@ def load_vlm(model: str, base: str | None, dtype: torch.dtype, device: str) -> A
     disable_progress_bar()
     whole = whole_model(model, base)
     try:
-        vlm = _whole(whole, dtype)
+        vlm = load_model(whole, dtype)
         if whole != model:
             vlm = _with_adapters(vlm, Path(model))
     except SelfilterError:
@@ -58,16 +58,6 @@ def load_vlm(model: str, base: str | None, dtype: torch.dtype, device: str) -> A
             "or the name of one that this machine can download; train again where it is Stage 1's."
         ) from error
     return vlm.to(device, dtype).eval().requires_grad_(False)
-
-
-def _whole(model: str, dtype: torch.dtype) -> Any:
-    vlm, found = LlavaForConditionalGeneration.from_pretrained(
-        model, dtype=dtype, output_loading_info=True
-    )
-    if found["missing_keys"]:  # transformers would go on with random values
-        missing = sorted(found["missing_keys"])
-        raise ArtifactError(f"{model} lacks {len(missing)} weights, {missing[0]} among them.")
-    return vlm
 
 
 def _with_adapters(vlm: Any, folder: Path) -> Any:

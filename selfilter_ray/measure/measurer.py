@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import torch
 
 from selfilter_ray.config import LimitsConfig, TrainConfig
 from selfilter_ray.features.shards import OK, TEXT_ONLY
@@ -19,6 +18,7 @@ from selfilter_ray.measure.vlm import MeasuredVlm, Prompt
 from selfilter_ray.samples.files import iterate_samples
 from selfilter_ray.samples.quarantine import BadRow
 from selfilter_ray.samples.record import Sample
+from selfilter_ray.stage1.families.contract import Picture
 from selfilter_ray.stage1.prompt import Encoded
 
 COLUMNS = ("id", "turns", "images")
@@ -38,7 +38,7 @@ class Ready(NamedTuple):
     """A sample of a batch, its pictures decoded."""
 
     row: Row
-    pixels: list[torch.Tensor]
+    pictures: list[Picture]
 
 
 class Measurer:
@@ -101,7 +101,7 @@ class Measurer:
         batch = [ready for row in rows if (ready := self._ready(row)) is not None]
         if not batch:
             return
-        prompts = [Prompt(row.whole, pixels) for row, pixels in batch]
+        prompts = [Prompt(row.whole, pictures) for row, pictures in batch]
         for name, values in self._statistics(prompts, self.measure.grand).items():
             for (row, _), value in zip(batch, values, strict=True):
                 row.values[name] = value
@@ -115,7 +115,7 @@ class Measurer:
 
     def _ready(self, row: Row) -> Ready | None:
         try:
-            return Ready(row, self.vlm.pixels(row.sample))
+            return Ready(row, self.vlm.pictures(row.sample))
         except BadRow as error:
             row.problem = error
             return None
@@ -123,14 +123,14 @@ class Measurer:
     def _without_image(self, batch: Sequence[Ready]) -> None:
         for row, _ in batch:
             row.values["loss_no_image"] = row.values["loss"]
-        pictured = [ready.row for ready in batch if ready.pixels]
-        prompts = [Prompt(self.vlm.without_image(row.whole), []) for row in pictured]
+        pictured = [ready.row for ready in batch if ready.pictures]
+        prompts = [Prompt(self.vlm.without_image(row.whole, row.sample), []) for row in pictured]
         self._store_losses("loss_no_image", pictured, prompts)
 
     def _without_question(self, batch: Sequence[Ready]) -> None:
         prompts = [
-            Prompt(self.vlm.without_question(row.whole, row.sample), pixels)
-            for row, pixels in batch
+            Prompt(self.vlm.without_question(row.whole, row.sample, pictures), pictures)
+            for row, pictures in batch
         ]
         self._store_losses("loss_no_question", [ready.row for ready in batch], prompts)
 

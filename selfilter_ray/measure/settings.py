@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field, model_validator
-
-from selfilter_ray.strict import Positive, Strict
+from selfilter_ray.strict import ActorsConfig, Positive
 
 
-class MeasureConfig(Strict):
+class MeasureConfig(ActorsConfig):
     """One pass of a VLM over the pool, on Ray Data actors.
 
     ``batch_size`` samples go through the VLM at once; ``chunk_tokens`` answer tokens times the
@@ -19,8 +15,6 @@ class MeasureConfig(Strict):
     norms. ``bf16``: null takes that of ``train``. What is switched off is null in the table.
     """
 
-    speed_only = frozenset({"actors"})
-
     batch_size: Positive = 16
     chunk_tokens: Positive = 256
     shard_rows: Positive = 512
@@ -28,12 +22,3 @@ class MeasureConfig(Strict):
     no_question: bool = True
     grand: bool = True
     bf16: bool | None = None
-    actors: Positive | tuple[Positive, Positive] = 1
-    cpus_per_actor: Positive = 1
-    gpus_per_actor: Annotated[float, Field(ge=0.0)] | None = None
-
-    @model_validator(mode="after")
-    def _actor_range(self) -> MeasureConfig:
-        if isinstance(self.actors, tuple) and self.actors[0] > self.actors[1]:
-            raise ValueError("actors: [min, max] needs min <= max")
-        return self

@@ -1,4 +1,4 @@
-"""The pool as Stage 1 sees it: encoded samples, padded batches, and the order of both.
+"""The pool as Stage 1 sees it: encoded samples and padded batches.
 
 Rows are numbers in the pool sorted by id, so an epoch's order depends on the seed and the ids only.
 """
@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
-from transformers import AutoImageProcessor, AutoTokenizer, LlavaConfig
 
 from selfilter_ray.config import LimitsConfig, TrainConfig
-from selfilter_ray.errors import ConfigError, DataError
+from selfilter_ray.errors import DataError
 from selfilter_ray.features.shards import Features
 from selfilter_ray.samples.files import sample_of, samples_of
 from selfilter_ray.samples.images import load_image
 from selfilter_ray.samples.quarantine import BadRow
+from selfilter_ray.stage1.families.contract import Picture
+from selfilter_ray.stage1.families.registry import family_of
 from selfilter_ray.stage1.loss import IGNORED
 from selfilter_ray.stage1.model import Batch
 from selfilter_ray.stage1.prompt import encode
@@ -32,7 +32,7 @@ class Example(NamedTuple):
     row: int
     input_ids: list[int]
     labels: list[int]
-    pixels: list[torch.Tensor]
+    pictures: list[Picture]
     features_D: torch.Tensor
 
 
@@ -42,7 +42,7 @@ class Stage1Data(Dataset[Example]):
     Args:
         samples: the table of ``samples/`` with id, turns and images.
         features: of the usable samples, sorted by id.
-        model: what ``from_pretrained`` takes: tokenizer, image processor and sizes come from it.
+        model: what ``from_pretrained`` takes: its family says how a sample becomes tokens.
     """
 
     def __init__(
@@ -57,96 +57,78 @@ class Stage1Data(Dataset[Example]):
         self.features = features
         self.config = config
         self.limits = limits
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
-        self.processor = AutoImageProcessor.from_pretrained(model)
-        self.image_tokens = int(LlavaConfig.from_pretrained(model).image_seq_length)
-        if not self.tokenizer.is_fast:
-            raise ConfigError(f"{model} has no fast tokenizer: Stage 1 needs its offsets.")
+        self.family = family_of(model)
+        self.tokenizer = self.family.tokenizer
+        self._blank: Picture | None = None
 
     def __len__(self) -> int:
         return len(self.features.ids)
 
     def __getitem__(self, row: int) -> Example:
         sample = sample_of(self.samples.slice(row, 1).to_pylist()[0])
-        encoded = encode(
-            sample.turns,
-            self.config.prompt,
-            self.tokenizer,
-            self.image_tokens,
-            self.config.max_length,
-        )
         try:
-            pixels = [self._pixels(name) for name in sample.images]
+            images = [load_image(Path(name), self.limits) for name in sample.images]
         except BadRow as error:
             raise DataError(
                 f"the image of {sample.id} was there when features were made, and is not usable "
                 f"now: {error.detail}. Put it back."
             ) from None
+        pictures = [self.family.picture(image) for image in images]
+        tokens = [picture.tokens for picture in pictures]
+        encoded = encode(
+            sample.turns, self.config.prompt, self.family, tokens, self.config.max_length
+        )
         features_D = torch.from_numpy(self.features.features_ND[row].copy())
-        return Example(row, encoded.input_ids, encoded.labels, pixels, features_D)
+        return Example(row, encoded.input_ids, encoded.labels, pictures, features_D)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Pad on the right. Padding is masked, so it changes nothing."""
-        length = max(len(example.input_ids) for example in examples)
+        """A batch for training; one without pictures gets a blank, where nothing sees it.
+
+        Under ZeRO all ranks must run the same modules in the same order, whatever their batches
+        hold: DeepSpeed pairs what ranks gather and reduce by its order. So a blank picture stands
+        behind the first text, masked as padding is.
+        """
+        pictures = _pictures(examples)
+        if pictures:
+            return self._batch(examples, pictures)
+        if self._blank is None:
+            self._blank = self.family.blank()
+        return self._batch(examples, [self._blank], self._blank.tokens)
+
+    def padded(self, examples: Sequence[Example]) -> Batch:
+        """A batch with no more pictures than its samples have and the model needs."""
+        if self.family.needs_pictures:
+            return self.collate(examples)
+        return self._batch(examples, _pictures(examples))
+
+    def _batch(
+        self, examples: Sequence[Example], pictures: Sequence[Picture], behind: Sequence[int] = ()
+    ) -> Batch:
+        """Padded on the right, and masked there, so that it changes nothing.
+
+        ``behind``: ids behind the first text, masked too.
+        """
         pad = self.tokenizer.pad_token_id or 0
-        pixels = [picture for example in examples for picture in example.pixels]
-        mask = [[1] * len(e.input_ids) + [0] * (length - len(e.input_ids)) for e in examples]
+        ids = [example.input_ids for example in examples]
+        text = max(map(len, ids))
+        length = text + len(behind)
+        input_ids_BT = torch.tensor([_padded(row, length, pad) for row in ids])
+        input_ids_BT[0, text:] = torch.tensor(behind, dtype=input_ids_BT.dtype)
+        mask = [[1] * len(row) + [0] * (length - len(row)) for row in ids]
         return Batch(
             rows=torch.tensor([example.row for example in examples]),
-            input_ids_BT=torch.tensor([_padded(e.input_ids, length, pad) for e in examples]),
+            input_ids_BT=input_ids_BT,
             attention_mask_BT=torch.tensor(mask),
             labels_BT=torch.tensor([_padded(e.labels, length, IGNORED) for e in examples]),
-            pixels_PCHW=torch.stack(pixels) if pixels else None,
+            pictures=self.family.gather(pictures) if pictures else {},
+            token_inputs=self.family.token_inputs(input_ids_BT),
             features_BD=torch.stack([example.features_D for example in examples]),
         )
-
-    def _pixels(self, name: str) -> torch.Tensor:
-        image = load_image(Path(name), self.limits)
-        pixels_CHW: torch.Tensor = self.processor(image, return_tensors="pt")["pixel_values"][0]
-        return pixels_CHW
-
-
-class Batches:
-    """Which rows every micro-batch holds, for one rank.
-
-    An epoch is a permutation of all rows cut into chunks of ``ranks * batch_size``; a rank takes
-    every ``ranks``-th row of a chunk. The last chunk may be smaller, but gives each rank a row.
-
-    Args:
-        rows: size of the pool.
-        accumulation: micro-batches of one optimizer step; the number of micro-batches is rounded
-            up to a multiple of it.
-    """
-
-    def __init__(
-        self,
-        rows: int,
-        batch_size: int,
-        accumulation: int,
-        epochs: int,
-        seed: int,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        self.rows, self.seed, self.rank, self.ranks = rows, seed, rank, ranks
-        self.chunk = batch_size * ranks
-        self.per_epoch = -(-rows // self.chunk)
-        self.steps = -(-self.per_epoch * epochs // accumulation)
-        self.micro_batches = self.steps * accumulation
-
-    def __getitem__(self, number: int) -> list[int]:
-        """Rows of this rank in micro-batch ``number``."""
-        epoch, chunk = divmod(number, self.per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
-        rows = order[chunk * self.chunk : (chunk + 1) * self.chunk]
-        if len(rows) < self.ranks:
-            rows = np.concatenate([rows, np.resize(order, self.ranks - len(rows))])
-        return [int(row) for row in rows[self.rank :: self.ranks]]
-
-    def epoch_of(self, number: int) -> float:
-        """How many epochs are finished after micro-batch ``number``."""
-        return (number + 1) / self.per_epoch
 
 
 def _padded(values: list[int], length: int, filler: int) -> list[int]:
     return values + [filler] * (length - len(values))
+
+
+def _pictures(examples: Sequence[Example]) -> list[Picture]:
+    return [picture for example in examples for picture in example.pictures]

@@ -14,14 +14,21 @@ from typing import Any
 import torch
 
 from selfilter_ray.config import TrainConfig
+from selfilter_ray.stage1.batches import slots_a_round
 from selfilter_ray.stage1.model import Stage1Model
+from selfilter_ray.stage1.optimizer_state import unsharded_masters
 
 
-def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
-    """DeepSpeed's settings. What ``train.deepspeed`` says is laid over them."""
+def deepspeed_config(config: TrainConfig, ranks: int | None = None) -> dict[str, Any]:
+    """DeepSpeed's settings. What ``train.deepspeed`` says is laid over them.
+
+    Args:
+        ranks: the present number, ``train.workers`` when None.
+    """
+    slots = slots_a_round(config.workers, ranks or config.workers)
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation,
+        "gradient_accumulation_steps": config.gradient_accumulation * slots,
         "gradient_clipping": config.gradient_clipping,
         "bf16": {"enabled": config.bf16},
         "zero_optimization": {"stage": config.zero_stage},
@@ -44,29 +51,46 @@ def prepare_accelerator() -> None:
         os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
 
 
-def start_engine(model: Stage1Model, config: TrainConfig, steps: int) -> Any:
+def start_engine(model: Stage1Model, config: TrainConfig, steps: int, ranks: int) -> Any:
     """A DeepSpeed engine over the model, with one AdamW for VLM and score net.
 
     Args:
         steps: optimizer steps of the whole run, for the cosine.
+        ranks: the present number.
     """
     import deepspeed
 
-    optimizer = torch.optim.AdamW(_groups(model, config), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(steps, config.warmup_ratio))
+    settings = deepspeed_config(config, ranks)
+    optimizer = _optimizer(_groups(model, config), config, settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(steps, config.warmup_ratio))
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         lr_scheduler=schedule,
-        config=deepspeed_config(config),
+        config=settings,
         dist_init_required=False,
     )
     return engine
 
 
-def shards_at_load(config: TrainConfig) -> Any:
+def _optimizer(
+    groups: list[dict[str, Any]], config: TrainConfig, settings: dict[str, Any]
+) -> torch.optim.Optimizer:
+    """AdamW; of DeepSpeed's making where the optimizer's work is offloaded to the CPU."""
+    offload = settings["zero_optimization"].get("offload_optimizer") or {}
+    if offload.get("device", "none") == "none":
+        return torch.optim.AdamW(groups, lr=config.learning_rate)
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(
+        groups, lr=config.learning_rate, adamw_mode=True
+    )
+    return optimizer
+
+
+def shards_at_load(config: TrainConfig, ranks: int | None = None) -> Any:
     """For ZeRO-3: while this object lives, ``from_pretrained`` loads each rank's part only."""
-    settings = deepspeed_config(config)
+    settings = deepspeed_config(config, ranks)
     if settings["zero_optimization"]["stage"] != 3:
         return None
     from transformers.integrations import HfDeepSpeedConfig
@@ -103,16 +127,7 @@ def _master_copy(optimizer: Any, parameter: torch.nn.Parameter) -> torch.Tensor 
     if hasattr(parameter, "_hp_mapping") or hasattr(parameter, "ds_id"):
         master: torch.Tensor | None = safe_get_full_fp32_param(parameter)
         return master
-    return _unsharded_copy(optimizer, parameter)
-
-
-def _unsharded_copy(optimizer: Any, parameter: torch.nn.Parameter) -> torch.Tensor | None:
-    """ZeRO-0 in bfloat16: DeepSpeed keeps the copies in lists that run beside the parameters."""
-    groups = zip(
-        getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()), strict=True
-    )
-    pairs = (pair for halves, masters in groups for pair in zip(halves, masters, strict=True))
-    return next((master for half, master in pairs if half is parameter), None)
+    return unsharded_masters(optimizer).get(id(parameter))
 
 
 def _groups(model: Stage1Model, config: TrainConfig) -> list[dict[str, Any]]:
@@ -131,7 +146,7 @@ def _learning(module: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [value for value in module.parameters() if value.requires_grad]
 
 
-def _cosine(steps: int, warmup_ratio: float) -> Any:
+def cosine(steps: int, warmup_ratio: float) -> Any:
     warmup = math.ceil(steps * warmup_ratio)
 
     def factor(step: int) -> float:

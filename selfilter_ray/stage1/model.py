@@ -1,44 +1,60 @@
 """The VLM and the score net as one module, so that one optimizer trains both.
 
-Shapes: B batch, T tokens, V vocabulary, D inputs of the score net, P pictures of the batch, M rows.
+Shapes: B batch, G round, T tokens, D inputs of the score net, M rows.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any, NamedTuple
 
 import torch
-from transformers import LlavaForConditionalGeneration
 
-from selfilter_ray.config import LoraConfig, TrainConfig
-from selfilter_ray.errors import ConfigError
+from selfilter_ray.config import TrainConfig
 from selfilter_ray.stage1.balance import balance_loss, coupled
-from selfilter_ray.stage1.loss import combine, sample_losses
+from selfilter_ray.stage1.head_loss import HeadLoss
+from selfilter_ray.stage1.loss import (
+    Round,
+    coefficients,
+    gathered_coefficients,
+    supervised_tokens,
+    with_score_gradient,
+)
 from selfilter_ray.stage1.score_net import ScoreNet
-
-LINEAR_LAYERS = r"(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+from selfilter_ray.stage1.trainable import still_towers, with_trainable_parts
 
 
 class Batch(NamedTuple):
     """One micro-batch. ``rows`` are the samples' numbers in the pool sorted by id.
 
-    A tuple, as ``StepLosses``: DeepSpeed hooks on to the tensors that it finds in one.
+    ``pictures`` and ``token_inputs`` are the family's own inputs of the model, by their names; the
+    latter are (B, T). A tuple, as ``StepLosses``: DeepSpeed hooks on to the tensors in one.
     """
 
     rows: torch.Tensor
     input_ids_BT: torch.Tensor
     attention_mask_BT: torch.Tensor
     labels_BT: torch.Tensor
-    pixels_PCHW: torch.Tensor | None
+    pictures: dict[str, torch.Tensor]
+    token_inputs: dict[str, torch.Tensor]
     features_BD: torch.Tensor
 
     def to(self, device: torch.device | str) -> Batch:
-        moved = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value
-            for name, value in self._asdict().items()
+        return Batch(**{name: _moved(value, device) for name, value in self._asdict().items()})
+
+    def inputs(self, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        """What the VLM's forward takes, its pictures in the VLM's type."""
+        pictures = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in self.pictures.items()
         }
-        return Batch(**moved)
+        tokens = {"input_ids": self.input_ids_BT, "attention_mask": self.attention_mask_BT}
+        return {**tokens, **self.token_inputs, **pictures}
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, dict):
+        return {name: tensor.to(device) for name, tensor in value.items()}
+    return value.to(device)
 
 
 class StepLosses(NamedTuple):
@@ -59,13 +75,15 @@ class Stage1Model(torch.nn.Module):
 
     def __init__(
         self,
-        vlm: LlavaForConditionalGeneration,
+        vlm: Any,
         score_net: ScoreNet,
         config: TrainConfig,
         cluster_M: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.vlm: Any = _with_trainable_parts(vlm, config)
+        self.vlm: Any = with_trainable_parts(vlm, config)
+        self._still = still_towers(vlm)
+        self.head_loss = HeadLoss(self.vlm, config.loss_chunk_mib * 2**20)
         self.score_net = score_net
         self.loss_reduction = config.loss_reduction
         self.weight_scope = config.weight_scope
@@ -78,91 +96,46 @@ class Stage1Model(torch.nn.Module):
             self.log_variance_2 = torch.nn.Parameter(torch.zeros(2))
         self.cluster_M: torch.Tensor
         self.register_buffer("cluster_M", cluster_M, persistent=False)
-        size = vlm.config.vision_config.image_size
-        self._blank_shape = (1, 3, size, size)
-        self._image_token = int(vlm.config.image_token_index)
-        self._image_tokens = int(vlm.config.image_seq_length)
+        self.train(vlm.training)
 
-    def forward(self, batch: Batch) -> StepLosses:
-        logits_BTV = self._logits(batch)
-        loss_sum_B, tokens_B = sample_losses(logits_BTV, batch.labels_BT)
-        z_B = self.score_net(batch.features_BD)
-        loss = combine(loss_sum_B, tokens_B, z_B, self.loss_reduction, self.weight_scope)
+    def train(self, mode: bool = True) -> Stage1Model:
+        """As ever, but towers that do not learn run without dropout."""
+        super().train(mode)
+        for tower in self._still:
+            tower.eval()
+        return self
+
+    def forward(self, batch: Batch, whole: Round | None = None) -> StepLosses:
+        """Losses of a chunk; ``whole`` is its round, for ``weight_scope: global``.
+
+        Without it, global weights are gathered from the ranks, each with one chunk of the round.
+        """
+        tokens_B = supervised_tokens(batch.labels_BT)
+        z_B, coefficient_B = self._coefficients(batch, tokens_B, whole)
+        weighted, loss_sum_B = self.head_loss(
+            self.vlm, batch.inputs(self._dtype()), batch.labels_BT, coefficient_B
+        )
+        loss = with_score_gradient(weighted, coefficient_B, loss_sum_B)
         if self.coupled:
             balance = balance_loss(z_B, self.cluster_M[batch.rows])
             loss = coupled(loss, balance, self.log_variance_2)
-        return StepLosses(loss, loss_sum_B.detach(), tokens_B, z_B.detach())
+        return StepLosses(loss, loss_sum_B, tokens_B, z_B.detach())
 
-    def _logits(self, batch: Batch) -> torch.Tensor:
-        if batch.pixels_PCHW is None:
-            batch, length = self._with_blank(batch), batch.input_ids_BT.shape[1]
-            return self._logits(batch)[:, :length]
-        output = self.vlm(
-            input_ids=batch.input_ids_BT,
-            attention_mask=batch.attention_mask_BT,
-            pixel_values=batch.pixels_PCHW.to(self._dtype()),
-            use_cache=False,
-        )
-        logits_BTV: torch.Tensor = output.logits
-        return logits_BTV
-
-    def _with_blank(self, batch: Batch) -> Batch:
-        """A text-only batch with a blank picture behind its first text, where nothing sees it.
-
-        Under ZeRO all ranks must run the same modules in the same order, whatever their batches
-        hold: DeepSpeed pairs what ranks gather and reduce by its order.
-        """
-        ids_BT = batch.input_ids_BT
-        added_BP = ids_BT.new_zeros(len(ids_BT), self._image_tokens)
-        masked_BT = torch.cat([batch.attention_mask_BT, torch.zeros_like(added_BP)], dim=1)
-        added_BP[0] = self._image_token
-        return batch._replace(
-            input_ids_BT=torch.cat([ids_BT, added_BP], dim=1),
-            attention_mask_BT=masked_BT,
-            pixels_PCHW=torch.zeros(self._blank_shape, device=ids_BT.device),
-        )
+    def _coefficients(
+        self, batch: Batch, tokens_B: torch.Tensor, whole: Round | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """z and c of the batch's samples."""
+        if self.weight_scope == "global" and whole is not None:
+            features_GD, own_B, tokens, chunks = whole
+            z_G = self.score_net(features_GD)
+            return z_G[own_B], coefficients(
+                z_G, tokens_B, self.loss_reduction, own_B=own_B, tokens=tokens, chunks=chunks
+            )
+        z_B = self.score_net(batch.features_BD)
+        spread = self.weight_scope == "global"
+        coefficients_of = gathered_coefficients if spread else coefficients
+        return z_B, coefficients_of(z_B, tokens_B, self.loss_reduction)
 
     def _dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.vlm.get_input_embeddings().weight.dtype
         return dtype
-
-
-def _with_trainable_parts(
-    vlm: LlavaForConditionalGeneration, config: TrainConfig
-) -> torch.nn.Module:
-    """Freeze what is not to learn; add the adapters when they are asked for."""
-    parts = config.trainable
-    projector = vlm.model.multi_modal_projector
-    vlm.requires_grad_(False)
-    vlm.model.language_model.requires_grad_(parts.language_model == "full")
-    vlm.lm_head.requires_grad_(parts.language_model == "full")
-    vlm.model.vision_tower.requires_grad_(parts.vision_tower)
-    projector.requires_grad_(parts.projector)
-    if vlm.config.projector_hidden_act == "linear":
-        projector.linear_2.requires_grad_(False)  # the identity of a one-layer projector
-    if config.gradient_checkpointing:
-        vlm.gradient_checkpointing_enable({"use_reentrant": False})
-    if parts.language_model != "lora":
-        return vlm
-    learning = {name for name, value in vlm.named_parameters() if value.requires_grad}
-    adapted = _with_lora(vlm, config.lora)
-    for name, value in adapted.named_parameters():
-        if name.removeprefix("base_model.model.") in learning:
-            value.requires_grad_(True)
-    return adapted
-
-
-def _with_lora(vlm: LlavaForConditionalGeneration, config: LoraConfig) -> torch.nn.Module:
-    try:
-        from peft import LoraConfig as PeftLora
-        from peft import get_peft_model
-    except ImportError:
-        raise ConfigError(
-            "train.trainable.language_model: lora needs selfilter-ray[lora]."
-        ) from None
-    pattern = re.compile(rf"model\.language_model\..*\.{LINEAR_LAYERS}$")
-    targets = [name for name, _ in vlm.named_modules() if pattern.match(name)]
-    adapter = PeftLora(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets
-    )
-    return get_peft_model(vlm, adapter)

@@ -46,7 +46,7 @@ def save_outputs(
 
 
 def save_vlm(trainer: Trainer, weights: dict[str, torch.Tensor]) -> None:
-    """The trained VLM with its tokenizer and image processor."""
+    """The trained VLM with its processor: tokenizer, image processor, chat template."""
     folder = trainer.paths.output / VLM
     vlm = trainer.engine.module.vlm
     state = _of_module(weights, "vlm.")
@@ -54,8 +54,7 @@ def save_vlm(trainer: Trainer, weights: dict[str, torch.Tensor]) -> None:
     if trainer.config.train.trainable.language_model == "lora":
         beside = {name: value for name, value in state.items() if "lora_" not in name}
         save_file(beside, folder / "beside_adapters.safetensors")
-    trainer.data.tokenizer.save_pretrained(folder)
-    trainer.data.processor.save_pretrained(folder)
+    trainer.data.family.save(str(folder))
 
 
 def _of_module(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

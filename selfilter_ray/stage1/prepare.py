@@ -10,7 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 from selfilter_ray.config import Config
 from selfilter_ray.errors import ConfigError
 from selfilter_ray.samples.files import iterate_samples, read_samples
-from selfilter_ray.stage1.data import Batches
+from selfilter_ray.stage1.batches import batches_of
 from selfilter_ray.stage1.engine import prepare_accelerator
 from selfilter_ray.stage1.vlm import prepare_vlm
 from selfilter_ray.training import INITIAL_VLM
@@ -48,13 +48,4 @@ def prepare_model(config: Config, samples: Path, folder: Path) -> str:
 
 def count_steps(config: Config, rows: int) -> int:
     """Optimizer steps of the whole run."""
-    train = config.train
-    batches = Batches(
-        rows,
-        train.batch_size,
-        train.gradient_accumulation,
-        train.epochs,
-        config.seed,
-        ranks=train.workers,
-    )
-    return batches.steps
+    return batches_of(config.train, rows, config.seed).steps

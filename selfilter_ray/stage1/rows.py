@@ -16,6 +16,7 @@ import torch
 from selfilter_ray import atomic
 from selfilter_ray.config import TrainConfig
 from selfilter_ray.features.shards import Features, load_features
+from selfilter_ray.select.random_order import random_order
 from selfilter_ray.stage1.inputs import Scaling, net_inputs, read_ratings
 
 
@@ -33,6 +34,15 @@ class Paths:
     model: str
     ratings: Path | None = None
     rows: Path | None = None
+
+
+def part_of_pool(ids: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """A random share of the ids, in their order, at least one.
+
+    Which ones depends on the seed and the ids only; a larger fraction contains a smaller one.
+    """
+    order = random_order(ids, seed, "pool fraction")
+    return ids[np.sort(order[: max(1, round(fraction * len(ids)))])]
 
 
 def write_rows(file: Path, ids: np.ndarray, cluster_M: np.ndarray | None = None) -> None:

@@ -1,42 +1,40 @@
-"""The Stage 1 loop of one rank. It knows nothing of Ray: it needs a process group and a callback.
+"""The Stage 1 loop of one rank. It knows nothing of Ray: it needs a process group and callbacks.
 
-An interrupted run continues from its newest checkpoint and ends with the same weights as one that
-was not: data order, optimizer, schedule and random state are all part of a checkpoint.
+The same optimizer steps are made by any number of ranks, and an interrupted run continues from its
+newest checkpoint as if it had not been: what a step sees depends on its number, and what is random
+in a forward pass on the number of its chunk.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
-from transformers import LlavaForConditionalGeneration
 
-from selfilter_ray import atomic
 from selfilter_ray.config import Config
-from selfilter_ray.errors import ConfigError, SelfilterError
 from selfilter_ray.samples.files import read_samples
-from selfilter_ray.stage1.data import Batches, Stage1Data
+from selfilter_ray.stage1.agreement import STOP_FILE, Agreement, NotFiniteError, StoppedError
+from selfilter_ray.stage1.batches import Slot, batches_of, text_lengths
+from selfilter_ray.stage1.checkpoint import load_checkpoint, save_checkpoint
+from selfilter_ray.stage1.data import Stage1Data
 from selfilter_ray.stage1.engine import full_weights, shards_at_load, start_engine
+from selfilter_ray.stage1.families.load import load_model
+from selfilter_ray.stage1.loggers import StepLog
+from selfilter_ray.stage1.loss import Round, supervised_tokens
 from selfilter_ray.stage1.model import Batch, Stage1Model
 from selfilter_ray.stage1.outputs import save_outputs
 from selfilter_ray.stage1.rows import Paths, training_rows
 from selfilter_ray.stage1.score_net import ScoreNet
 from selfilter_ray.stage1.statistics import SampleStatistics
+from selfilter_ray.stage1.step_metrics import chunk_sums, no_sums, step_metrics
 
-__all__ = ["NotFiniteError", "Paths", "Trainer"]
-
-TAG = "stage1"
-
-
-class NotFiniteError(SelfilterError):
-    """The loss became NaN or infinite. Training again from the checkpoint would end the same."""
+__all__ = ["NotFiniteError", "Paths", "StoppedError", "Trainer"]
 
 
 class Trainer:
@@ -53,104 +51,79 @@ class Trainer:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.ranks = dist.get_world_size() if dist.is_initialized() else 1
         train = config.train
-        features, self.scaling, cluster_M = training_rows(train, paths)
+        self.features, self.scaling, cluster_M = training_rows(train, paths)
         samples = read_samples(paths.samples, ["id", "turns", "images"])
-        self.data = Stage1Data(samples, features, paths.model, train, config.data.limits)
-        self.batches = Batches(
-            len(self.data),
-            train.batch_size,
-            train.gradient_accumulation,
-            train.epochs,
-            config.seed,
-            self.rank,
-            self.ranks,
-        )
+        self.data = Stage1Data(samples, self.features, paths.model, train, config.data.limits)
+        lengths_M = text_lengths(self.data.samples) if train.group_by_length else None
+        self.batches = batches_of(train, len(self.data), config.seed, lengths_M)
         self.statistics = SampleStatistics.empty(len(self.data))
-        self.engine = start_engine(
-            self._model(features.features_ND.shape[1], cluster_M), train, self.batches.steps
-        )
-        self.position = 0  # micro-batches done
+        model = self._model(self.features.features_ND.shape[1], cluster_M)
+        self.engine = start_engine(model, train, self.batches.steps, self.ranks)
+        self.agreement = Agreement(paths.output / STOP_FILE, device)
+        self.log = StepLog(paths.output, train) if self.rank == 0 else None
+        self.position = 0  # optimizer steps done
         self._learning_rate = 0.0
-        self._on_gpu = device.type == "cuda"
-        self._metrics = paths.output / "metrics.jsonl"
 
-    def run(self, save: Callable[[dict[str, float]], None]) -> dict[str, Any]:
+    def run(
+        self,
+        save: Callable[[dict[str, float]], None],
+        noticed: Callable[[], bool] | None = None,
+    ) -> dict[str, Any]:
         """Train to the end.
 
         Args:
             save: called by every rank at each checkpoint, with the metrics of the step; it has to
                 call ``save_checkpoint``.
+            noticed: called by every rank now and then, equally often: whether a machine is about
+                to be taken away, so that a checkpoint is due at once.
 
         Returns:
             A summary: steps, ranks, and the last metrics.
 
         Raises:
             NotFiniteError: when the loss is no number any more.
+            StoppedError: when the file ``stop`` in the output folder asked for it; a checkpoint is
+                saved before.
         """
-        train = self.config.train
         metrics: dict[str, float] = {}
-        parts: list[torch.Tensor] = []
-        began = time.monotonic()
-        for batch in self._loader():
-            parts.append(self._micro_step(batch))
-            if self.position % train.gradient_accumulation:
-                continue
-            metrics = self._step_metrics(parts, time.monotonic() - began)
-            parts, began = [], time.monotonic()
-            self._log(metrics)
-            step = self.position // train.gradient_accumulation
-            if step % train.checkpoint_steps == 0 and step < self.batches.steps:
-                save(metrics)
-                began = time.monotonic()
+        loader = self._loader()
+        while self.position < self.batches.steps:
+            metrics = self._step(loader)
+            if self.log is not None:
+                self.log.write(metrics)
+            if self.position < self.batches.steps:
+                self._save_if_due(metrics, save, noticed)
         self._save_outputs()
+        if self.log is not None:
+            self.log.close()
         return {"steps": self.batches.steps, "world_size": self.ranks, **metrics}
 
     def save_checkpoint(self, folder: Path) -> None:
         """Everything needed to go on exactly from here. All ranks must call it."""
-        self.engine.save_checkpoint(str(folder), tag=TAG)
-        state = {
-            "position": self.position,
-            "ranks": self.ranks,
-            "statistics": asdict(self.statistics),
-            "random": torch.get_rng_state(),
-            "random_gpu": torch.cuda.get_rng_state(self.device) if self._on_gpu else None,
-        }
-        torch.save(state, folder / f"rank-{self.rank}.pt")
+        save_checkpoint(folder, self.engine, self.position, self.statistics)
 
     def load_checkpoint(self, folder: Path) -> None:
-        """Go on from a checkpoint.
+        """Go on from a checkpoint, written by any number of ranks.
 
         Raises:
-            ConfigError: when it was written by another number of ranks.
+            ArtifactError: when it is damaged, or of another model.
         """
-        file = folder / f"rank-{self.rank}.pt"
-        state: dict[str, Any] = (
-            torch.load(file, weights_only=True) if file.exists() else {"ranks": -1}
-        )
-        if state["ranks"] != self.ranks:
-            raise ConfigError(
-                f"the checkpoint in {folder} was not written by {self.ranks} workers: set "
-                "train.workers to what it was, or start Stage 1 again with --redo."
-            )
-        self.engine.load_checkpoint(str(folder), tag=TAG)
-        self.position = int(state["position"])
-        self.statistics = SampleStatistics(**state["statistics"])
-        torch.set_rng_state(state["random"])
-        if self._on_gpu:
-            torch.cuda.set_rng_state(state["random_gpu"], self.device)
-        self._keep_log(self.position // self.config.train.gradient_accumulation)
+        position, self.statistics = load_checkpoint(folder, self.engine)
+        self.position = position.steps
+        if self.log is not None:
+            self.log.start(self.position)
 
     def start_log(self) -> None:
-        """Begin an empty ``metrics.jsonl``."""
-        self._keep_log(0)
+        """Begin an empty log."""
+        if self.log is not None:
+            self.log.start(0)
 
     def _model(self, features: int, cluster_M: torch.Tensor | None) -> Stage1Model:
         train = self.config.train
         torch.manual_seed(self.config.seed)
-        sharding = shards_at_load(train)
-        vlm = LlavaForConditionalGeneration.from_pretrained(
-            self.paths.model, dtype=torch.bfloat16 if train.bf16 else torch.float32
-        )
+        sharding = shards_at_load(train, self.ranks)
+        dtype = torch.bfloat16 if train.bf16 else torch.float32
+        vlm = load_model(self.paths.model, dtype, train.lora.quantize)
         if sharding is not None:
             # transformers notes here all renamings it knows, not those it used: it would save the
             # weights under names that it does not find again. None stands for the usual names.
@@ -166,76 +139,110 @@ class Trainer:
         return model.to(self.device)
 
     def _loader(self) -> Iterator[Batch]:
-        remaining = (self.batches[n] for n in range(self.position, self.batches.micro_batches))
+        first = self.position * self.batches.accumulation
+        last = self.batches.steps * self.batches.accumulation
+        rows = (slot.rows for number in range(first, last) for slot in self._slots(number))
         yield from DataLoader(
             self.data,
-            batch_sampler=remaining,  # type: ignore[arg-type]
+            batch_sampler=rows,  # type: ignore[arg-type]
             collate_fn=self.data.collate,
             num_workers=self.config.train.loader_workers,
-            # A generator of its own: drawing from torch's would shift the dropout of a resumed run.
             generator=torch.Generator(),
         )
 
-    def _micro_step(self, batch: Batch) -> torch.Tensor:
-        """Forward, backward, and a step at the end of an accumulation; returns loss parts."""
-        losses = self.engine(batch.to(self.device))
-        finite = torch.isfinite(losses.loss).float()
-        self._stop_unless(finite)
-        self.engine.backward(losses.loss)
-        self._learning_rate = float(self.engine.get_lr()[0])  # step() moves on to the next one
-        self.engine.step()
-        self.statistics.record(self.position, batch.rows, losses.loss_sum_B, losses.tokens_B)
-        self.position += 1
-        return torch.stack(
-            [
-                losses.loss.detach().double(),
-                losses.loss_sum_B.double().sum(),
-                losses.tokens_B.double().sum(),
-                losses.z_B.double().sum(),
-                losses.z_B.double().square().sum(),
-                torch.tensor(float(len(batch.rows)), dtype=torch.float64, device=self.device),
-            ]
-        )
+    def _slots(self, number: int) -> list[Slot]:
+        return self.batches.slots(number, self.rank, self.ranks)
 
-    def _stop_unless(self, finite: torch.Tensor) -> None:
+    def _step(self, loader: Iterator[Batch]) -> dict[str, float]:
+        """One optimizer step; its metrics."""
+        began = time.monotonic()
+        first = self.position * self.batches.accumulation
+        parts = []
+        for number in range(first, first + self.batches.accumulation):
+            slots = self._slots(number)
+            batches = [next(loader).to(self.device) for _ in slots]
+            rounds = self._rounds(number, slots, batches)
+            for slot, batch, whole in zip(slots, batches, rounds, strict=True):
+                parts.append(self._forward_backward(slot, batch, whole, len(slots)))
+        self.position += 1
+        return self._metrics(torch.stack(parts).sum(0), began)
+
+    def _rounds(
+        self, number: int, slots: Sequence[Slot], batches: Sequence[Batch]
+    ) -> list[Round | None]:
+        """For each slot what it must know of the whole round: with a global softmax only."""
+        if self.config.train.weight_scope != "global" or self.config.train.objective == "plain":
+            return [None] * len(slots)
+        chunks = self.batches.round(number)
+        rows = [row for chunk in chunks for row in chunk]
+        features_GD = torch.from_numpy(self.features.features_ND[rows]).to(self.device)
+        own = [
+            supervised_tokens(batch.labels_BT).sum()
+            for slot, batch in zip(slots, batches, strict=True)
+            if not slot.repeats
+        ]
+        tokens = torch.stack([*own, torch.zeros((), device=self.device)]).sum()
         if self.ranks > 1:
-            dist.all_reduce(finite, dist.ReduceOp.MIN)
-        if not bool(finite.item()):
+            dist.all_reduce(tokens)
+        starts = np.cumsum([0, *map(len, chunks)])
+        return [
+            Round(
+                features_GD,
+                torch.arange(starts[slot.place], starts[slot.place + 1], device=self.device),
+                tokens,
+                len(chunks),
+            )
+            for slot in slots
+        ]
+
+    def _forward_backward(
+        self, slot: Slot, batch: Batch, whole: Round | None, slots: int
+    ) -> torch.Tensor:
+        """Forward, backward, and a step where an accumulation ends; what metrics are made of."""
+        torch.manual_seed(chunk_seed(self.config.seed, slot.chunk))
+        losses = self.engine(batch) if whole is None else self.engine(batch, whole)
+        if not self.agreement.on(losses.loss):
             raise NotFiniteError(
-                f"the loss is NaN or infinite at micro-batch {self.position}: lower "
+                f"the loss is NaN or infinite at step {self.position + 1}: lower "
                 "train.learning_rate, or look at the batch's data."
             )
+        # DeepSpeed takes the mean over ranks and slots; wanted is the mean over the round's chunks.
+        share = 0.0 if slot.repeats else self.ranks * slots / slot.chunks
+        self.engine.backward(losses.loss * share)
+        self._learning_rate = float(self.engine.get_lr()[0])  # step() moves on to the next one
+        self.engine.step()
+        if slot.repeats:
+            return no_sums(self.device)
+        self.statistics.record(slot.chunk, batch.rows, losses.loss_sum_B, losses.tokens_B)
+        return chunk_sums(losses, 1.0 / (slot.chunks * self.batches.accumulation))
 
-    def _step_metrics(self, parts: list[torch.Tensor], seconds: float) -> dict[str, float]:
-        total = torch.stack(parts).sum(0)
-        if self.ranks > 1:
-            dist.all_reduce(total)
-        loss, loss_sum, tokens, z, z_square, samples = total.tolist()
+    def _metrics(self, sums: torch.Tensor, began: float) -> dict[str, float]:
         gradient = self.engine.get_global_grad_norm()
         return {
-            "step": self.position // self.config.train.gradient_accumulation,
-            "epoch": round(self.batches.epoch_of(self.position - 1), 4),
-            "loss": loss / (len(parts) * self.ranks),
-            "plain_loss": loss_sum / max(tokens, 1.0),
-            "score_std": max(0.0, z_square / samples - (z / samples) ** 2) ** 0.5,
+            "step": self.position,
+            "epoch": round(self.batches.epochs_after(self.position), 4),
             "gradient_norm": float(gradient) if gradient is not None else 0.0,
             "learning_rate": self._learning_rate,
-            "samples": samples,
-            "tokens": tokens,
-            "seconds": seconds,
-            "samples_per_second": samples / seconds,
+            **step_metrics(sums, time.monotonic() - began),
         }
 
-    def _log(self, metrics: dict[str, float]) -> None:
-        if self.rank == 0:
-            with open(self._metrics, "a", encoding="utf-8") as lines:
-                lines.write(json.dumps(metrics) + "\n")
-
-    def _keep_log(self, steps: int) -> None:
-        """Drop the steps after a checkpoint: they are going to be made again."""
-        if self.rank == 0:
-            lines = self._metrics.read_text(encoding="utf-8").splitlines() if steps else []
-            atomic.write_text(self._metrics, "".join(line + "\n" for line in lines[:steps]))
+    def _save_if_due(
+        self,
+        metrics: dict[str, float],
+        save: Callable[[dict[str, float]], None],
+        noticed: Callable[[], bool] | None,
+    ) -> None:
+        due = self.position % self.config.train.checkpoint_steps == 0
+        urgent = self.agreement.looked() and noticed is not None and noticed()
+        if due or urgent or self.agreement.stop:
+            save(metrics)
+        if self.agreement.stop:
+            if self.log is not None:
+                self.log.close()
+            raise StoppedError(
+                f"it was asked to stop, after step {self.position} of {self.batches.steps}. The "
+                "same command continues."
+            )
 
     def _save_outputs(self) -> None:
         train = self.config.train
@@ -246,3 +253,8 @@ class Trainer:
             save_outputs(self, weights, statistics)
         if self.ranks > 1:
             dist.barrier()
+
+
+def chunk_seed(seed: int, chunk: int) -> int:
+    """For what is random in a chunk's forward pass, such as dropout."""
+    return int(np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)[0] >> 1)

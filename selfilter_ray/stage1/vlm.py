@@ -28,8 +28,9 @@ from transformers import (
 )
 
 from selfilter_ray.config import AssembledVlm, PretrainedVlm, ScratchVlm, VisionConfig, VlmConfig
-from selfilter_ray.errors import ConfigError
+from selfilter_ray.errors import ConfigError, SelfilterError
 from selfilter_ray.samples.record import IMAGE_TOKEN
+from selfilter_ray.stage1.families.registry import family_of
 
 VISION_LAYER = -2  # LLaVA takes the last but one layer, without the class token
 
@@ -47,19 +48,30 @@ def prepare_vlm(config: VlmConfig, folder: Path, texts: Iterable[str], seed: int
         What ``from_pretrained`` takes.
     """
     if isinstance(config, PretrainedVlm):
-        # What every rank is going to load: better missed here than there.
-        LlavaConfig.from_pretrained(config.path)
-        AutoTokenizer.from_pretrained(config.path)
-        return config.path
+        return _checked(config.path)
     torch.manual_seed(seed)
     model, tokenizer = (
         _scratch(config, texts) if isinstance(config, ScratchVlm) else _assembled(config)
     )
-    processor = _image_processor(config.vision)
+    image_processor = _image_processor(config.vision)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    image_processor.save_pretrained(folder)
     return str(folder)
+
+
+def _checked(path: str) -> str:
+    """What every rank is going to load but the weights: better missed here than there."""
+    try:
+        family_of(path)
+    except SelfilterError:
+        raise
+    except Exception as error:  # the loaders raise many types
+        raise ConfigError(
+            f"the VLM {path} cannot be loaded: {error} Give a folder, or the name of one that this "
+            "machine can download."
+        ) from error
+    return path
 
 
 def _scratch(

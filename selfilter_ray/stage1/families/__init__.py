@@ -1,0 +1,1 @@
+"""The kinds of VLM that Stage 1 trains, one small adapter each."""
