@@ -13,13 +13,13 @@ from selfilter_ray.config import (
     BundledConfig,
     DataConfig,
     FeaturizeConfig,
-    Strict,
     TrainConfig,
     load_config,
     parse_config,
 )
 from selfilter_ray.errors import ConfigError
 from selfilter_ray.select.settings import SelfilterSettings
+from selfilter_ray.strict import Strict
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
 ASSEMBLED = {"kind": "assembled", "language_model": "m"}

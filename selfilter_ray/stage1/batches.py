@@ -127,6 +127,11 @@ def text_lengths(samples: pa.Table) -> np.ndarray:
     return np.array([sum(len(turn["text"]) for turn in sample) for sample in turns], dtype=np.int64)
 
 
+def chunk_seed(seed: int, chunk: int) -> int:
+    """For what is random in a chunk's forward pass, such as dropout."""
+    return int(np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)[0] >> 1)
+
+
 def slots_a_round(workers: int, ranks: int) -> int:
     """How often each rank has to run for one round."""
     return -(-workers // ranks)

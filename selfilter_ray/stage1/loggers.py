@@ -64,13 +64,23 @@ class StepLog:
         self.trackers: dict[str, Tracker] = {}
 
     def start(self, steps: int) -> None:
-        """Go on after so many steps; what was logged of later ones is void."""
+        """Go on after so many steps; what was logged of later ones is void.
+
+        Raises:
+            ConfigError: when a tracker cannot be reached.
+        """
         file = self.folder / METRICS
         lines = file.read_text(encoding="utf-8").splitlines() if steps else []
         self.known = len(lines)
         atomic.write_text(file, "".join(line + "\n" for line in lines[:steps]))
         for name in self.train.loggers:
-            self.trackers[name] = TRACKERS[name](self.folder, steps, self.train)
+            try:
+                self.trackers[name] = TRACKERS[name](self.folder, steps, self.train)
+            except Exception as error:
+                raise ConfigError(
+                    f"train.loggers: {name} cannot be started: {error} Mend that, or take it off "
+                    "the list."
+                ) from error
 
     def write(self, metrics: Mapping[str, float]) -> None:
         """Take in the metrics of one step."""

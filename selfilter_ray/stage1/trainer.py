@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from selfilter_ray.config import Config
 from selfilter_ray.samples.files import read_samples
 from selfilter_ray.stage1.agreement import STOP_FILE, Agreement, NotFiniteError, StoppedError
-from selfilter_ray.stage1.batches import Slot, batches_of, text_lengths
+from selfilter_ray.stage1.batches import Slot, batches_of, chunk_seed, text_lengths
 from selfilter_ray.stage1.checkpoint import load_checkpoint, save_checkpoint
 from selfilter_ray.stage1.data import Stage1Data
 from selfilter_ray.stage1.engine import full_weights, shards_at_load, start_engine
@@ -253,8 +253,3 @@ class Trainer:
             save_outputs(self, weights, statistics)
         if self.ranks > 1:
             dist.barrier()
-
-
-def chunk_seed(seed: int, chunk: int) -> int:
-    """For what is random in a chunk's forward pass, such as dropout."""
-    return int(np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)[0] >> 1)
