@@ -33,7 +33,6 @@ SETTINGS = {
     "learning_rate": 1e-4,
     "warmup_ratio": 0.0,
     "checkpoint_steps": 10**6,
-    "max_failures": 0,
 }
 STEPS_BEFORE, STEPS_AFTER = 10, 10
 TOLERANCE = 1e-3  # of the largest weight: sums over ranks have another order
@@ -94,35 +93,37 @@ def registered(checkpoints: Path) -> list[Path]:
     return [place for place in places if place.name in known]
 
 
-def wait_for(condition) -> None:
+def wait_for(condition, over: threading.Event) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
+        assert not over.is_set(), "training ended"
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
 
 
-def disturb(cluster, node, output: Path, seen: dict) -> None:
+def disturb(cluster, node, output: Path, seen: dict, over: threading.Event) -> None:
     """Take a node away in mid-run, wait until training has gone on without it, stop it."""
     checkpoints = output / "checkpoints"
     try:
-        wait_for(lambda: steps_of(output) >= STEPS_BEFORE)
+        wait_for(lambda: steps_of(output) >= STEPS_BEFORE, over)
         assert not registered(checkpoints)
         take_away(cluster, node)
-        wait_for(lambda: registered(checkpoints))
+        wait_for(lambda: registered(checkpoints), over)
         (first,) = registered(checkpoints)
         assert len(list(first.glob("state-*-of-00002-*"))) == 2
         noticed_at = steps_of(output)
-        wait_for(lambda: steps_of(output) > noticed_at)  # it goes on while the node is there
-        cluster.remove_node(node)
+        wait_for(lambda: steps_of(output) > noticed_at, over)  # it goes on while the node is there
+        cluster.remove_node(node, allow_graceful=False)
         before = log_file(output)
-        wait_for(lambda: log_file(output) != before)
+        wait_for(lambda: log_file(output) != before, over)
         resumed_at = steps_of(output)
         assert resumed_at >= STEPS_BEFORE
-        wait_for(lambda: steps_of(output) >= resumed_at + STEPS_AFTER)
+        wait_for(lambda: steps_of(output) >= resumed_at + STEPS_AFTER, over)
     except BaseException as error:
         seen["error"] = error
     finally:
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not over.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_a_node_that_goes_leaves_a_checkpoint_and_one_worker_goes_on_until_stopped(
@@ -138,12 +139,14 @@ def test_a_node_that_goes_leaves_a_checkpoint_and_one_worker_goes_on_until_stopp
     paths = Paths(pool.folder / "samples", pool.folder / "features", output, pool.model)
     config = make_config(**SETTINGS)
     seen: dict = {}
-    disturber = threading.Thread(target=disturb, args=(*nodes, output, seen))
+    over = threading.Event()
+    disturber = threading.Thread(target=disturb, args=(*nodes, output, seen, over))
     disturber.start()
     try:
         with pytest.raises(StoppedError, match="The same command continues"):
             train_on_ray(config, paths, output / "checkpoints", "run")
     finally:
+        over.set()
         disturber.join()
     if "error" in seen:
         raise seen["error"]
