@@ -1,6 +1,6 @@
 # make demo   the whole pipeline on real packaged data; ends with the path of the report
 # make test   the tests
-# make chaos  a run that is killed in every stage (15 minutes)
+# make chaos  runs that are killed in every stage, and a cluster that loses a node (20 minutes)
 # make check  formatting, lint and types
 # make bench  the benchmarks, results under benchmarks/results/
 # make lock   requirements.lock anew from pyproject.toml
@@ -20,7 +20,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 chaos: setup
-	$(BIN)/python -m pytest tests/chaos_every_stage.py
+	$(BIN)/python -m pytest tests/chaos_every_stage.py tests/chaos_elastic.py
 
 check: setup
 	$(BIN)/ruff format --check .
