@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from selfilter_ray.config import parse_config
+from selfilter_ray.config import Config, LimitsConfig, parse_config
 from selfilter_ray.errors import ConfigError, DataError
 from selfilter_ray.features.embedder import build_embedder
 from selfilter_ray.features.extract import Extractor
@@ -23,7 +23,7 @@ from selfilter_ray.samples.parse import parse_row
 from selfilter_ray.samples.paths import inside
 from selfilter_ray.samples.quarantine import REMEDIES, BadRow
 from selfilter_ray.scoring import score_features
-from selfilter_ray.stage1.score_net import load_score_net
+from selfilter_ray.stage1.score_net import ScoreNet, load_score_net
 
 
 class Scorer:
@@ -31,13 +31,9 @@ class Scorer:
 
     def __init__(self, run_dir: str | Path, device: str | None = None) -> None:
         folder = RunFolder(run_dir)
-        folder.require("train")
+        self.net = trained_net(folder)
         self.config = parse_config(folder.manifest()["config"])
-        self.net, metadata = load_score_net(folder.score_net)
-        _refuse_ratings(metadata.get("inputs", "clip"), folder)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        embedder = build_embedder(self.config.featurize.embedder, device)
-        self._extract = Extractor(embedder, self.config.featurize, self.config.data.limits)
+        self._extract = extractor(self.config, self.config.data.limits, device)
 
     def score(
         self, samples: Sequence[Sample | Mapping[str, Any]], image_root: str | Path = "."
@@ -99,6 +95,31 @@ def load_scorer(run_dir: str | Path, device: str | None = None) -> Scorer:
         ArtifactError: when its files are damaged.
     """
     return Scorer(run_dir, device)
+
+
+def trained_net(folder: RunFolder) -> ScoreNet:
+    """The score net of a run, which sees features and nothing else.
+
+    Raises:
+        ConfigError: when Stage 1 is not finished, or the net takes ratings.
+        ArtifactError: when its file is damaged.
+    """
+    folder.require("train")
+    net, metadata = load_score_net(folder.score_net)
+    _refuse_ratings(metadata.get("inputs", "clip"), folder)
+    return net
+
+
+def extractor(config: Config, limits: LimitsConfig, device: str | None = None) -> Extractor:
+    """What makes the features of a run.
+
+    Args:
+        limits: of images; larger ones are refused.
+        device: None for a GPU when there is one.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    embedder = build_embedder(config.featurize.embedder, device)
+    return Extractor(embedder, config.featurize, limits)
 
 
 def _refuse_ratings(inputs: str, folder: RunFolder) -> None:

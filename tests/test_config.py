@@ -21,7 +21,8 @@ from selfilter_ray.errors import ConfigError
 from selfilter_ray.select.settings import SelfilterSettings
 from selfilter_ray.strict import Strict
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted(file for file in FOLDER.rglob("*.yaml") if file.name != "serve.yaml")
 ASSEMBLED = {"kind": "assembled", "language_model": "m"}
 YAML = "run_dir: r\ndata: {inputs: [a.json]}\n"
 

@@ -22,6 +22,10 @@ ALGORITHMS = (
     "selfilter_ray.scorers.image_reward.rater",
     "selfilter_ray.scorers.judge.run",
     "selfilter_ray.known",
+    "selfilter_ray.online.selector",
+    "selfilter_ray.service.scoring",
+    "selfilter_ray.service.state.writer",
+    "selfilter_ray.service.writer_loop",
     "selfilter_ray.measuring",
     "selfilter_ray.training",
     "selfilter_ray.tuning",
@@ -39,8 +43,8 @@ ALGORITHMS = (
     "selfilter_ray.report",
 )
 STAGE_COMMANDS = ("run", "featurize", "train", "score", "select", "report", "compare")
-NOT_YET = ("serve", "ingest", "submit")
-COMMANDS = {*STAGE_COMMANDS, *NOT_YET, "validate", "doctor"}
+NOT_YET = ("ingest", "submit")
+COMMANDS = {*STAGE_COMMANDS, *NOT_YET, "validate", "doctor", "serve"}
 
 
 def imported(file: Path) -> set[str]:
@@ -72,7 +76,12 @@ def test_only_the_distributed_layer_imports_ray(file):
     names = imported(file)
     if file.parent.name != "distributed":
         assert "ray" not in names
-    assert not {"fastapi", "starlette", "uvicorn"} & names
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_only_the_http_interface_imports_a_web_framework(file):
+    if file.parent.name not in {"http", "distributed"}:
+        assert not {"fastapi", "starlette", "uvicorn"} & imported(file)
 
 
 def test_the_distributed_layer_is_what_uses_ray():

@@ -12,14 +12,14 @@ from selfilter_ray.config.root import Config
 from selfilter_ray.select.settings import SETTINGS
 
 
-def explain(error: ValidationError) -> str:
-    """One line for each thing that is wrong."""
+def explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
+    """One line for each thing that is wrong with a config of the class ``root``."""
     lines = []
     for item in error.errors():
         path = _field_path(item["loc"])
         where = ".".join(str(part) for part in path) or "config"
         if item["type"] == "extra_forbidden":
-            lines.append(f"{where}: unknown key.{_suggest(path)}")
+            lines.append(f"{where}: unknown key.{_suggest(path, root)}")
         elif item["type"] == "missing":
             lines.append(f"{where}: missing, it must be given.")
         else:
@@ -48,8 +48,8 @@ _UNION_MEMBERS: dict[str | int, frozenset[str]] = {
 }
 
 
-def _suggest(path: Sequence[str | int]) -> str:
-    known = _known_keys(Config)
+def _suggest(path: Sequence[str | int], root: type[BaseModel]) -> str:
+    known = _known_keys(root)
     parent = ".".join(str(part) for part in path[:-1])
     unknown = str(path[-1])
     siblings = [key.rpartition(".")[2] for key in known if key.rpartition(".")[0] == parent]

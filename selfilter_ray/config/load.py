@@ -34,9 +34,9 @@ def load_config(
     elif isinstance(source, Mapping):
         tree = _copy(source)
     else:
-        tree = _read_yaml(Path(source))
+        tree = read_yaml(Path(source))
     for override in overrides:
-        _apply_override(tree, override)
+        apply_override(tree, override)
     return parse_config(tree)
 
 
@@ -54,7 +54,12 @@ def _copy(tree: Any) -> Any:
     return tree
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, with ``${NAME:-default}`` filled in from the environment.
+
+    Raises:
+        ConfigError: when it cannot be read or is no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -66,7 +71,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except Exception as error:  # a date or tag with a wrong value raises types of its own
         raise ConfigError(f"config {path} is not YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"config {path} must be a mapping with run_dir and data")
+        raise ConfigError(f"config {path} must be a mapping of settings, with run_dir")
     try:
         expanded = _expand(tree, str(path), itertools.count())
     except RecursionError:
@@ -101,7 +106,12 @@ def _variable(match: re.Match[str], where: str) -> str:
     return value
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
+def apply_override(tree: dict[str, Any], override: str) -> None:
+    """Set one key of a tree, ``"a.b=c"``.
+
+    Raises:
+        ConfigError: when it is not of that form.
+    """
     key, separator, value = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {override!r}: write it as key.subkey=value")
@@ -116,5 +126,5 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         node = child
     try:
         node[last] = yaml.safe_load(value)
-    except Exception:  # see _read_yaml
+    except Exception:  # see read_yaml
         raise ConfigError(f"--set {override[:200]!r}: the value is not YAML") from None

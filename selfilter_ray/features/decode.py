@@ -24,14 +24,14 @@ class DecodedBatch:
     """Some pictures in their order; those that cannot be used are told apart.
 
     Attributes:
-        names: paths of the B pictures that can be used.
+        names: of the B pictures that can be used: paths, or the bytes of their files.
         pixels_BCHW: their model inputs; an empty tensor where B is 0.
-        problems: path of every other picture, and what is wrong with it.
+        problems: every other picture, and what is wrong with it.
     """
 
-    names: tuple[str, ...]
+    names: tuple[str | bytes, ...]
     pixels_BCHW: torch.Tensor
-    problems: dict[str, BadRow]
+    problems: dict[str | bytes, BadRow]
 
 
 class Decoder:
@@ -52,9 +52,9 @@ class Decoder:
         self._prefetch_batches = prefetch_batches
         self._threads = ThreadPoolExecutor(threads, "decode")
 
-    def batches(self, names: Sequence[str]) -> Iterator[DecodedBatch]:
+    def batches(self, names: Sequence[str | bytes]) -> Iterator[DecodedBatch]:
         """The pictures in their order, ``prefetch_batches`` under way while one is used."""
-        ahead: deque[list[tuple[str, Future[torch.Tensor | BadRow]]]] = deque()
+        ahead: deque[list[tuple[str | bytes, Future[torch.Tensor | BadRow]]]] = deque()
         for start in range(0, len(names), self._batch_size):
             batch = names[start : start + self._batch_size]
             ahead.append([(name, self._threads.submit(self._pixels, name)) for name in batch])
@@ -63,16 +63,17 @@ class Decoder:
         while ahead:
             yield _collected(ahead.popleft())
 
-    def _pixels(self, name: str) -> torch.Tensor | BadRow:
+    def _pixels(self, name: str | bytes) -> torch.Tensor | BadRow:
+        source = name if isinstance(name, bytes) else Path(name)
         try:
-            return self._preprocess(load_image(Path(name), self._limits))
+            return self._preprocess(load_image(source, self._limits))
         except BadRow as error:
             return error
 
 
-def _collected(batch: Sequence[tuple[str, Future[torch.Tensor | BadRow]]]) -> DecodedBatch:
-    pixels: dict[str, torch.Tensor] = {}
-    problems: dict[str, BadRow] = {}
+def _collected(batch: Sequence[tuple[str | bytes, Future[torch.Tensor | BadRow]]]) -> DecodedBatch:
+    pixels: dict[str | bytes, torch.Tensor] = {}
+    problems: dict[str | bytes, BadRow] = {}
     for name, future in batch:
         result = future.result()
         if isinstance(result, BadRow):

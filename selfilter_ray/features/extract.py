@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,24 @@ from selfilter_ray.features.embedder import Embedder
 from selfilter_ray.features.shards import OK, TEXT_ONLY
 from selfilter_ray.samples.files import iterate_samples
 from selfilter_ray.samples.quarantine import BadRow
-from selfilter_ray.samples.record import Sample, scorer_text
+from selfilter_ray.samples.record import Sample, Turn, scorer_text
 
 COLUMNS = ("id", "locator", "turns", "images")
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Both halves of N samples, and what is wrong with those that have none.
+
+    Attributes:
+        images_NI, texts_NT: float32; zero for a sample with a problem, the image's also where
+            there is no picture.
+        problems: one or None a sample.
+    """
+
+    images_NI: np.ndarray
+    texts_NT: np.ndarray
+    problems: tuple[BadRow | None, ...]
 
 
 class Extractor:
@@ -49,19 +65,32 @@ class Extractor:
             quarantine, and the embeddings are zero.
         """
         rows = list(iterate_samples(samples))
-        pictures_PI, place, problems = self._pictures(rows)
-        texts_NT = self.texts([scorer_text(row.turns) for row in rows])
-        images_NI = np.zeros((len(rows), self.embedder.image_dim), np.float32)
-        status, detail = [], []
-        for number, row in enumerate(rows):
-            problem = next((problems[name] for name in row.images if name in problems), None)
-            if problem is None and row.images:
-                images_NI[number] = _mean(pictures_PI[[place[name] for name in row.images]])
+        embedded = self.embed([row.turns for row in rows], [row.images for row in rows])
+        return self._table(rows, embedded)
+
+    def embed(
+        self, turns: Sequence[tuple[Turn, ...]], images: Sequence[Sequence[str | bytes]]
+    ) -> Embedded:
+        """Both halves of N samples.
+
+        Args:
+            turns, images: of each sample; an image is a path, or the bytes of a file.
+        """
+        pictures_PI, place, bad = self._pictures(images)
+        texts_NT = self.texts([scorer_text(of_one) for of_one in turns])
+        images_NI = np.zeros((len(images), self.embedder.image_dim), np.float32)
+        problems: list[BadRow | None] = []
+        for number, names in enumerate(images):
+            problem = next((bad[name] for name in names if name in bad), None)
+            if problem is None and names:
+                images_NI[number] = _mean(pictures_PI[[place[name] for name in names]])
             if problem is None and not _usable(images_NI[number], texts_NT[number]):
                 problem = BadRow("embedding_not_finite", "the embedding holds NaN or Infinity")
-            status.append(problem.reason if problem else OK if row.images else TEXT_ONLY)
-            detail.append(problem.detail if problem else "")
-        return self._table(rows, images_NI, texts_NT, status, detail)
+            problems.append(problem)
+        failed_N = np.array([problem is not None for problem in problems], dtype=bool)
+        images_NI[failed_N] = 0.0
+        texts_NT[failed_N] = 0.0
+        return Embedded(images_NI, texts_NT, tuple(problems))
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """(N, T) embeddings; equal texts are embedded once, similar lengths together."""
@@ -76,13 +105,13 @@ class Extractor:
         return result
 
     def _pictures(
-        self, rows: Sequence[Sample]
-    ) -> tuple[np.ndarray, dict[str, int], dict[str, BadRow]]:
+        self, images: Sequence[Sequence[str | bytes]]
+    ) -> tuple[np.ndarray, dict[str | bytes, int], dict[str | bytes, BadRow]]:
         """Every distinct picture once: its vector, its place, or its problem."""
-        names = list(dict.fromkeys(name for row in rows for name in row.images))
+        names = list(dict.fromkeys(name for of_one in images for name in of_one))
         vectors_PI = np.zeros((len(names), self.embedder.image_dim), np.float32)
-        place: dict[str, int] = {}
-        problems: dict[str, BadRow] = {}
+        place: dict[str | bytes, int] = {}
+        problems: dict[str | bytes, BadRow] = {}
         for batch in self._decoder.batches(names):
             problems.update(batch.problems)
             if batch.names:
@@ -92,17 +121,13 @@ class Extractor:
                     vectors_PI[start : len(place)] = self.embedder.embed_images(batch.pixels_BCHW)
         return vectors_PI, place, problems
 
-    def _table(
-        self,
-        rows: Sequence[Sample],
-        images_NI: np.ndarray,
-        texts_NT: np.ndarray,
-        status: list[str],
-        detail: list[str],
-    ) -> pa.Table:
-        failed = np.array([name not in {OK, TEXT_ONLY} for name in status], dtype=bool)
-        images_NI[failed] = 0.0
-        texts_NT[failed] = 0.0
+    def _table(self, rows: Sequence[Sample], embedded: Embedded) -> pa.Table:
+        images_NI, texts_NT = embedded.images_NI, embedded.texts_NT
+        status = [
+            problem.reason if problem else OK if row.images else TEXT_ONLY
+            for row, problem in zip(rows, embedded.problems, strict=True)
+        ]
+        detail = [problem.detail if problem else "" for problem in embedded.problems]
         clip_N = np.einsum("nd,nd->n", images_NI, texts_NT) if self.embedder.shared_space else None
         no_score = np.array([name != OK for name in status], dtype=bool)
         clip = (

@@ -75,8 +75,14 @@ class Kept:
         sequence_K: np.ndarray,
         difficulty_K: np.ndarray,
         weight_K: np.ndarray,
+        square_K: np.ndarray | None = None,
+        digest_K2: np.ndarray | None = None,
     ) -> None:
-        """Keep many samples at once, where none is kept yet: row i in slot i."""
+        """Keep many samples at once, where none is kept yet: row i in slot i.
+
+        Args:
+            square_K, digest_K2: of the rows, where they are known; else they are taken anew.
+        """
         if self.top:
             raise ValueError("only an empty set can be filled")
         for start in range(0, len(ids), ROWS):
@@ -92,8 +98,11 @@ class Kept:
             difficulty_K,
             weight_K,
         )
-        self.square_S[:] = cosine.squares(features_KD)
+        self.square_S[:] = cosine.squares(features_KD) if square_K is None else square_K
         self.scale_S[:] = 1.0 / np.sqrt(self.square_S)
+        if digest_K2 is not None:
+            self.digest_S2[:] = digest_K2
+            return
         for slot, row_D in enumerate(features_KD):
             self.digest_S2[slot] = row_digest(row_D)
 

@@ -9,13 +9,13 @@ import math
 
 import numpy as np
 
-from selfilter_ray.online import candidates
 from selfilter_ray.online.batch import Batch
 from selfilter_ray.online.controller import RateController
 from selfilter_ray.online.cosines import Cosines, close_pairs
 from selfilter_ray.online.kept import Kept
 from selfilter_ray.online.nearest import NOBODY, Near, Query, nearest_of
-from selfilter_ray.online.settings import OnlineSettings
+from selfilter_ray.online.proposals import proposals
+from selfilter_ray.online.settings import OnlineSettings, SearchName
 from selfilter_ray.online.verdict import Verdict, names, penalised
 from selfilter_ray.select.neighbours.search import Found, product_margin
 
@@ -26,8 +26,15 @@ SPARE = 12
 class RateRule:
     """Decides and keeps."""
 
-    def __init__(self, settings: OnlineSettings, kept: Kept, controller: RateController) -> None:
+    def __init__(
+        self,
+        settings: OnlineSettings,
+        kept: Kept,
+        controller: RateController,
+        search: SearchName = "exact",
+    ) -> None:
         self.settings, self.kept, self.controller = settings, kept, controller
+        self._proposals = proposals(search, kept)
         # One neighbour is looked at where there is a limit on near duplicates, even with k = 0.
         self._count = max(settings.k_nearest, int(settings.near_duplicate is not None))
         self._found: list[Found] = []
@@ -39,7 +46,7 @@ class RateRule:
         self._fresh_slots, self._fresh_numbers = [], []
         self._cosines = Cosines(self.kept, batch)
         if self._count:
-            self._found = candidates.nearest(self.kept, batch.unit_QD, self._count + SPARE)
+            self._found = self._proposals.nearest(batch.unit_QD, self._count + SPARE)
             margin = product_margin(self.kept.features)
             self._cosines.prepare(*close_pairs(self._found, self._count, margin))
 
@@ -108,5 +115,5 @@ class RateRule:
             query,
             self._count,
             found,
-            lambda asked: candidates.nearest(self.kept, unit_D[None], asked)[0],
+            lambda asked: self._proposals.nearest(unit_D[None], asked)[0],
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from selfilter_ray.errors import ArtifactError
+from selfilter_ray.errors import ArtifactError, ConfigError
 from selfilter_ray.online import state as states
 from selfilter_ray.online.batch import Batch, checked
 from selfilter_ray.online.budget_rule import BudgetRule
@@ -20,7 +20,7 @@ from selfilter_ray.online.controller import RateController
 from selfilter_ray.online.decision import Decision, Invalid
 from selfilter_ray.online.kept import Kept
 from selfilter_ray.online.rate_rule import RateRule
-from selfilter_ray.online.settings import OnlineSettings
+from selfilter_ray.online.settings import OnlineSettings, SearchName
 from selfilter_ray.online.state import State
 from selfilter_ray.online.verdict import Verdict
 
@@ -34,15 +34,25 @@ class OnlineSelector:
     Args:
         features: how many a sample has.
         base: subtracted from every difficulty, see ``base_of``; 0 with ``difficulty: raw``.
+        search: what proposes neighbours in rate mode; it changes the cost, never a decision.
+
+    Raises:
+        ConfigError: when FAISS is asked for and is not there, or goes with a budget.
     """
 
-    def __init__(self, settings: OnlineSettings, features: int, base: float = 0.0) -> None:
+    def __init__(
+        self,
+        settings: OnlineSettings,
+        features: int,
+        base: float = 0.0,
+        search: SearchName = "exact",
+    ) -> None:
         if features < 1:
             raise ValueError(f"a sample needs at least 1 feature, not {features}")
         self.settings, self.features, self.base = settings, features, float(base)
         self.sequence = 0
         self.kept = Kept(features)
-        self._rule = self._build_rule()
+        self._rule = self._build_rule(search)
 
     def decide(
         self,
@@ -72,7 +82,13 @@ class OnlineSelector:
         return answers
 
     def follow(self, decision: Decision, features_D: np.ndarray | None = None) -> None:
-        """Take over a decision from the log; the state is then as if it had been made here.
+        """``follow_all`` of one decision."""
+        self.follow_all([decision], [features_D])
+
+    def follow_all(
+        self, decisions: Sequence[Decision], features: Sequence[np.ndarray | None]
+    ) -> None:
+        """Take over decisions from the log; the state is then as if they had been made here.
 
         Only a sample that was admitted needs its features. With a budget an admission is decided
         again, for it changes the values of others; with a rate nothing is searched.
@@ -80,36 +96,31 @@ class OnlineSelector:
         Raises:
             ArtifactError: when the log does not go on from this state, or does not fit it.
         """
-        if decision.sequence != self.sequence:
-            raise ArtifactError(
-                f"the log goes on at {decision.sequence}, but the state is at {self.sequence}: "
-                "replay it from the sequence that the snapshot ends at."
-            )
-        if not decision.admitted:
-            if isinstance(self._rule, RateRule):
-                self._rule.pass_by(_verdict(decision))
-            self.sequence += 1
-            return
-        batch = self._logged(decision, features_D)
-        if isinstance(self._rule, RateRule):
-            self._rule.take(_verdict(decision), batch, 0, self.sequence)
-            self.sequence += 1
-        else:
-            [again] = self._decide(batch, [], 0)
-            if again != decision:
-                raise ArtifactError(
-                    f"decision {decision.sequence} comes out differently from the log ({again}): "
-                    "the log or the snapshot is damaged, or of other settings."
-                )
+        part: list[Decision] = []
+        rows: list[np.ndarray] = []
+        for decision, features_D in zip(decisions, features, strict=True):
+            part.append(decision)
+            if decision.admitted:
+                if features_D is None:
+                    raise ArtifactError(
+                        f"sample {decision.id} was admitted: its features are needed."
+                    )
+                rows.append(features_D)
+            if len(rows) == SEARCHED_AT_ONCE:
+                self._follow(part, rows)
+                part, rows = [], []
+        self._follow(part, rows)
 
     def digest(self) -> str:
         """Equal for two selectors that will decide alike."""
         return states.digest(self._header(), self.kept, self._recent())
 
-    def export(self) -> State:
-        """A copy of the state; its vectors take as much memory again."""
+    def export(self, features: bool = True) -> State:
+        """A copy of the state; with ``features`` also of the vectors, as large again."""
         slots_K = self.kept.slots()
         arrays = states.kept_arrays(self.kept, slots_K)
+        if features:
+            arrays["features_KD"] = self.kept.rows(slots_K)
         if isinstance(self._rule, RateRule):
             arrays["recent_W"] = self._recent()
         else:
@@ -118,7 +129,7 @@ class OnlineSelector:
         return State(self._header(), ids, arrays)
 
     @classmethod
-    def restore(cls, state: State) -> OnlineSelector:
+    def restore(cls, state: State, search: SearchName = "exact") -> OnlineSelector:
         """The selector that a state was exported from.
 
         Raises:
@@ -131,7 +142,7 @@ class OnlineSelector:
                 f"{states.FORMAT}: replay the log instead."
             )
         settings = OnlineSettings.model_validate(header["settings"])
-        selector = cls(settings, header["features"], header["base"])
+        selector = cls(settings, header["features"], header["base"], search)
         states.refill_kept(selector.kept, state)
         selector.sequence = header["sequence"]
         if isinstance(selector._rule, RateRule):
@@ -147,12 +158,14 @@ class OnlineSelector:
             states.refill_lists(selector._rule.values, state)
         return selector
 
-    def _build_rule(self) -> RateRule | BudgetRule:
+    def _build_rule(self, search: SearchName) -> RateRule | BudgetRule:
         settings = self.settings
         if settings.budget is not None:
+            if search != "exact":
+                raise ConfigError(f"search: {search} goes with rate: take exact with a budget.")
             return BudgetRule(settings, self.kept, settings.budget)
         controller = RateController(settings.wanted_rate, settings.window, settings.slack)
-        return RateRule(settings, self.kept, controller)
+        return RateRule(settings, self.kept, controller, search)
 
     def _decide(self, batch: Batch, invalid: list[Invalid], start: int) -> list[Decision | Invalid]:
         answers: dict[int, Decision | Invalid] = {
@@ -166,15 +179,43 @@ class OnlineSelector:
             self.sequence += 1
         return [answers[position] for position in sorted(answers)]
 
-    def _logged(self, decision: Decision, features_D: np.ndarray | None) -> Batch:
-        if features_D is None:
-            raise ArtifactError(f"sample {decision.id} was admitted: its features are needed.")
+    def _follow(self, decisions: list[Decision], rows: list[np.ndarray]) -> None:
+        admitted = [decision for decision in decisions if decision.admitted]
         batch, invalid = checked(
-            [decision.id], [decision.difficulty], [features_D], self.features, self.base
+            [decision.id for decision in admitted],
+            [decision.difficulty for decision in admitted],
+            rows,
+            self.features,
+            self.base,
         )
         if invalid:
             raise ArtifactError(f"the log holds an impossible sample: {invalid[0].detail}.")
-        return batch
+        if isinstance(self._rule, BudgetRule):
+            self._rule.begin(batch, self.sequence)
+        number = 0
+        for decision in decisions:
+            if decision.sequence != self.sequence:
+                raise ArtifactError(
+                    f"the log goes on at {decision.sequence}, but the state is at "
+                    f"{self.sequence}: replay it from the sequence that the snapshot ends at."
+                )
+            if isinstance(self._rule, RateRule) and not decision.admitted:
+                self._rule.pass_by(_verdict(decision))
+            elif isinstance(self._rule, RateRule):
+                self._rule.take(_verdict(decision), batch, number, self.sequence)
+            elif decision.admitted:
+                self._redecide(decision, batch, number)
+            number += decision.admitted
+            self.sequence += 1
+
+    def _redecide(self, decision: Decision, batch: Batch, number: int) -> None:
+        verdict = self._rule.decide(batch, number, self.sequence)
+        again = _decision(self.sequence, batch, number, verdict)
+        if again != decision:
+            raise ArtifactError(
+                f"decision {decision.sequence} comes out differently from the log ({again}): "
+                "the log or the snapshot is damaged, or of other settings."
+            )
 
     def _header(self) -> dict[str, Any]:
         header: dict[str, Any] = {

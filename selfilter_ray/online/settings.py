@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from selfilter_ray.strict import Positive, Strict
 
 DEFAULT_RATE = 0.15
+# Who proposes neighbours: it changes the cost, never a decision.
+SearchName = Literal["exact", "faiss", "faiss-gpu"]
 
 
 class OnlineSettings(Strict):

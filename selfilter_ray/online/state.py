@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from selfilter_ray.errors import ArtifactError
-from selfilter_ray.online.kept import Kept
+from selfilter_ray.online.kept import ROWS, Kept
 from selfilter_ray.online.nearest import Near
 from selfilter_ray.online.values import EMPTY, Values
 
@@ -31,7 +31,8 @@ class State:
         arrays: by name. ``features_KD`` float32; ``sequence_K`` int64; ``difficulty_K`` and
             ``weight_K`` float64; ``recent_W`` float64 in rate mode; ``neighbour_KL`` int32 (rows of
             these arrays, -1 for none), ``cosine_KL`` float64 and ``complete_K`` bool with a
-            budget.
+            budget. ``square_K`` and ``digest_K2`` follow from the features and may be left out;
+            where they are there, they must be theirs.
     """
 
     header: dict[str, Any]
@@ -40,12 +41,13 @@ class State:
 
 
 def kept_arrays(kept: Kept, slots_K: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns of the kept samples."""
+    """The columns of the kept samples, without their features."""
     return {
-        "features_KD": kept.rows(slots_K),
         "sequence_K": kept.sequence_S[slots_K],
         "difficulty_K": kept.difficulty_S[slots_K],
         "weight_K": kept.weight_S[slots_K],
+        "square_K": kept.square_S[slots_K],
+        "digest_K2": kept.digest_S2[slots_K],
     }
 
 
@@ -75,10 +77,13 @@ def refill_kept(kept: Kept, state: State) -> None:
         raise ArtifactError(
             "the arrays of the snapshot differ in length: take an earlier snapshot."
         )
-    finite = np.isfinite(features_KD).all() and all(np.isfinite(c).all() for c in columns)
+    parts = (features_KD[start : start + ROWS] for start in range(0, rows, ROWS))
+    finite = all(np.isfinite(values).all() for values in (*columns, *parts))
     if not finite or (np.diff(columns[0]) <= 0).any():
         raise ArtifactError("the snapshot holds impossible values: take an earlier snapshot.")
-    kept.refill(state.ids, features_KD, *columns)
+    sequence_K, difficulty_K, weight_K = columns
+    square_K, digest_K2 = arrays.get("square_K"), arrays.get("digest_K2")
+    kept.refill(state.ids, features_KD, sequence_K, difficulty_K, weight_K, square_K, digest_K2)
 
 
 def refill_lists(values: Values, state: State) -> None:

@@ -33,14 +33,22 @@ def check_image(source: Path | bytes, limits: LimitsConfig) -> None:
         pass
 
 
-def load_image(source: Path | bytes, limits: LimitsConfig) -> Image.Image:
+def load_image(
+    source: Path | bytes, limits: LimitsConfig, least_edge: int | None = None
+) -> Image.Image:
     """Check and decode the first frame as upright RGB; transparency is laid on white.
+
+    Args:
+        least_edge: a JPEG may be decoded at a smaller scale that leaves so many pixels in each
+            direction, which is quicker; None for its own scale.
 
     Raises:
         BadRow: as ``check_image``, and image_broken when the pixels cannot be decoded.
     """
     with _opened(source, limits) as image:
         try:
+            if least_edge is not None:
+                image.draft(None, (least_edge, least_edge))
             return _as_rgb(ImageOps.exif_transpose(image))
         except Exception as error:  # Pillow raises many types on hostile files
             raise BadRow("image_broken", f"cannot be decoded: {_short(error)}") from None

@@ -102,12 +102,23 @@ class FaissSearch:
             index.cp.max_points_per_centroid = TRAINING_ROWS_A_LIST
             index.train(unit_UD[:: max(1, len(unit_UD) // (lists * TRAINING_ROWS_A_LIST))])
         else:
-            index = faiss.IndexFlatIP(features)
-        if self.kind == "gpu":
-            self._resources = _gpu_resources(faiss)
-            index = faiss.index_cpu_to_gpu(self._resources, 0, index)
+            index, self._resources = build_flat(features, self.kind == "gpu")
         index.add(unit_UD)
         return index
+
+
+def build_flat(features: int, gpu: bool) -> tuple[Any, Any]:
+    """An empty flat index for inner products, and what must live as long as it.
+
+    Raises:
+        ConfigError: when FAISS, or its GPU part, is not there.
+    """
+    faiss = _faiss()
+    index = faiss.IndexFlatIP(features)
+    if not gpu:
+        return index, None
+    resources = _gpu_resources(faiss)
+    return faiss.index_cpu_to_gpu(resources, 0, index), resources
 
 
 def _found(sites: np.ndarray, scores: np.ndarray, everything: bool) -> Found:

@@ -1,0 +1,1 @@
+"""The service on Ray Serve: scorer replicas, the writer, and the ingress."""

@@ -1,0 +1,1 @@
+"""The HTTP interface, on FastAPI; what answers it is a ``Backend``."""

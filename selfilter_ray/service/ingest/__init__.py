@@ -1,0 +1,1 @@
+"""Feeding a running service: from files, and from Kafka topics."""

@@ -1,0 +1,1 @@
+"""Decisions that outlive the process: log, lease, snapshots, and the one writer."""
