@@ -184,7 +184,7 @@ def _checked(load: Load, net: FeatureScorer) -> dict[str, Any]:
     from selfilter_ray.service.state.log import read_log
 
     assert not load.differing, load.differing[:3]
-    decisions = [record.decision for record in read_log(load.config)]
+    decisions = [entry.record.decision for entry in read_log(load.config)]
     logged = {decision.id: decision for decision in decisions}
     assert len(logged) == len(decisions), "an id is in the log twice"
     for id, answer in load.acknowledged.items():

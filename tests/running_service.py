@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -56,10 +58,27 @@ class Gatekeeper:
         return sending
 
 
+class ThreadedService(Service):
+    """Its event loop is that of a thread of its own: playwright has one in the tests' thread."""
+
+    def __init__(self, *given, **settings):
+        self.thread = ThreadPoolExecutor(1)
+        super().__init__(*given, **settings)
+
+    def run(self, work):
+        if threading.current_thread() in self.thread._threads:
+            return super().run(work)
+        return self.thread.submit(super().run, work).result()
+
+    def close(self):
+        with self.thread:
+            self.thread.submit(super().close).result()
+
+
 @contextmanager
 def running(folder, **settings):
     """Yields the address, the service and its gatekeeper."""
-    service = Service(folder, **settings)
+    service = ThreadedService(folder, **settings)
     try:
         wait_until(lambda: service.get("/readyz").status_code == 200)
         gate = Gatekeeper(service.app)
@@ -67,8 +86,3 @@ def running(folder, **settings):
             yield url, service, gate
     finally:
         service.close()
-
-
-def log_of(url, client):
-    """Every kept sample's decision by id, as the service remembers them."""
-    return {answer.id: answer for answer in client.selection()}

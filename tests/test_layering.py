@@ -23,6 +23,7 @@ ALGORITHMS = (
     "selfilter_ray.scorers.judge.run",
     "selfilter_ray.known",
     "selfilter_ray.online.selector",
+    "selfilter_ray.service.incoming.reader",
     "selfilter_ray.service.scoring",
     "selfilter_ray.service.state.writer",
     "selfilter_ray.service.writer_loop",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from PIL import Image
@@ -19,8 +20,12 @@ from selfilter_ray.samples.images import load_image
 from selfilter_ray.samples.quarantine import BadRow
 
 
+# A picture: the path of its file, or the bytes of it.
+Name = TypeVar("Name", str, bytes, str | bytes)
+
+
 @dataclass(frozen=True, slots=True)
-class DecodedBatch:
+class DecodedBatch(Generic[Name]):
     """Some pictures in their order; those that cannot be used are told apart.
 
     Attributes:
@@ -29,9 +34,9 @@ class DecodedBatch:
         problems: every other picture, and what is wrong with it.
     """
 
-    names: tuple[str | bytes, ...]
+    names: tuple[Name, ...]
     pixels_BCHW: torch.Tensor
-    problems: dict[str | bytes, BadRow]
+    problems: dict[Name, BadRow]
 
 
 class Decoder:
@@ -52,9 +57,9 @@ class Decoder:
         self._prefetch_batches = prefetch_batches
         self._threads = ThreadPoolExecutor(threads, "decode")
 
-    def batches(self, names: Sequence[str | bytes]) -> Iterator[DecodedBatch]:
+    def batches(self, names: Sequence[Name]) -> Iterator[DecodedBatch[Name]]:
         """The pictures in their order, ``prefetch_batches`` under way while one is used."""
-        ahead: deque[list[tuple[str | bytes, Future[torch.Tensor | BadRow]]]] = deque()
+        ahead: deque[list[tuple[Name, Future[torch.Tensor | BadRow]]]] = deque()
         for start in range(0, len(names), self._batch_size):
             batch = names[start : start + self._batch_size]
             ahead.append([(name, self._threads.submit(self._pixels, name)) for name in batch])
@@ -71,9 +76,11 @@ class Decoder:
             return error
 
 
-def _collected(batch: Sequence[tuple[str | bytes, Future[torch.Tensor | BadRow]]]) -> DecodedBatch:
-    pixels: dict[str | bytes, torch.Tensor] = {}
-    problems: dict[str | bytes, BadRow] = {}
+def _collected(
+    batch: Sequence[tuple[Name, Future[torch.Tensor | BadRow]]],
+) -> DecodedBatch[Name]:
+    pixels: dict[Name, torch.Tensor] = {}
+    problems: dict[Name, BadRow] = {}
     for name, future in batch:
         result = future.result()
         if isinstance(result, BadRow):

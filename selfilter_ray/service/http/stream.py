@@ -28,8 +28,9 @@ from selfilter_ray.service.http.problems import Problem, of_not_ready
 from selfilter_ray.service.incoming.schemas import SampleIn
 from selfilter_ray.service.messages import NotReadyError, Refused, Scored
 
-# Scored micro-batches that may wait for their decisions.
-SCORED_AHEAD = 1
+ROUTE = "/v1/select/stream"
+# Scored micro-batches that may wait for their decisions, and are then decided together.
+SCORED_AHEAD = 4
 
 Answered = TypeVar("Answered")
 
@@ -134,19 +135,33 @@ class SelectStream(Response):
     async def _decide(self, send: Send) -> None:
         """Decide on micro-batches, and send their answers."""
         last: Problem | None = None
-        while isinstance(batch := await self._scored.get(), _Batch):
+        ended = False
+        while not ended and last is None:
+            batch, ended, last = await self._waiting()
             try:
                 answers = await self._answers(batch)
             except NotReadyError as error:
                 last = of_not_ready(error)
                 break
-            self._samples += len(answers)
-            self._context.metrics.count("/v1/select/stream", answers)
-            await self._send_body(send, ndjson(answers), more=True)
-        else:
-            last = batch
+            if answers:
+                self._samples += len(answers)
+                self._context.metrics.count(ROUTE, answers)
+                await self._send_body(send, ndjson(answers), more=True)
         end = [of_failed(None, last) | {"end": True}] if last else []
         await self._send_body(send, ndjson(end), more=False)
+
+    async def _waiting(self) -> tuple[_Batch, bool, Problem | None]:
+        """All micro-batches that are scored, as one; whether they are the last, and why."""
+        together = _Batch([], [], {})
+        found = await self._scored.get()
+        while isinstance(found, _Batch):
+            together.numbers.extend(found.numbers)
+            together.scored.extend(found.scored)
+            together.failed.update(found.failed)
+            if self._scored.empty():
+                return together, False, None
+            found = self._scored.get_nowait()
+        return together, True, found
 
     async def _answers(self, batch: _Batch) -> list[dict[str, Any]]:
         decided = iter(await self._patiently(lambda: judging.admit(self._context, batch.scored)))

@@ -20,7 +20,7 @@ from selfilter_ray.service.http.context import Context
 from selfilter_ray.service.http.ndjson import MEDIA_TYPE, ndjson
 from selfilter_ray.service.http.openapi import KEYED, body_of, content_of, problems
 from selfilter_ray.service.http.problems import of_not_ready
-from selfilter_ray.service.http.stream import SelectStream
+from selfilter_ray.service.http.stream import ROUTE, SelectStream
 from selfilter_ray.service.incoming.schemas import SampleIn
 from selfilter_ray.service.messages import Kept, NotReadyError
 
@@ -33,7 +33,7 @@ def add_streaming(app: FastAPI, context: Context) -> None:
     lines = content_of(MEDIA_TYPE, DecidedSample, FailedSample)
 
     @app.post(
-        "/v1/select/stream",
+        ROUTE,
         response_class=StreamingResponse,
         responses=lines | problems(401, 415, 429, 503),
         openapi_extra=body_of(SampleIn, MEDIA_TYPE),

@@ -20,7 +20,7 @@ BYTES = 16
 
 def digest_of_features(features_D: np.ndarray) -> bytes:
     """Of (D,) float32 features; zero has no sign."""
-    content = (features_D + np.float32(0.0)).astype("<f4").tobytes()
+    content = (features_D + np.float32(0.0)).astype("<f4", copy=False).tobytes()
     return _digest([b"features", content])
 
 

@@ -58,10 +58,10 @@ def refuse_odd(features_D: np.ndarray, sizes: tuple[int, int]) -> None:
 
 def _half(name: str, vector: list[float] | EncodedVector, size: int) -> np.ndarray:
     """The numbers as float32; too large ones become infinite and are refused as such."""
-    with np.errstate(over="ignore"):
-        if isinstance(vector, EncodedVector):
-            half = _decoded(name, vector).astype(np.float32)
-        else:
+    if isinstance(vector, EncodedVector):
+        half = _decoded(name, vector).astype(np.float32, copy=False)
+    else:
+        with np.errstate(over="ignore"):
             half = np.array(vector, np.float32)
     if half.shape != (size,):
         raise Unusable("features_dimension", f"{name} has {half.size} numbers, expected {size}")

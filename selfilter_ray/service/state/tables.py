@@ -7,6 +7,7 @@ where the log ends and whose it is: every append goes through it (``store.Store.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -119,9 +120,17 @@ def add_rows(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...
     """
     if not rows:
         return
-    compiled = insert(table).compile(dialect=connection.dialect)
-    if compiled.positional:
-        connection.exec_driver_sql(str(compiled), list(rows))
-        return
-    names = [column.name for column in table.columns]
-    connection.exec_driver_sql(str(compiled), [dict(zip(names, row, strict=True)) for row in rows])
+    statement, names = _insertion(table, connection.dialect)
+    if names is None:
+        connection.exec_driver_sql(statement, list(rows))
+    else:
+        values = [dict(zip(names, row, strict=True)) for row in rows]
+        connection.exec_driver_sql(statement, values)
+
+
+@lru_cache(maxsize=16)
+def _insertion(table: Table, dialect: Dialect) -> tuple[str, list[str] | None]:
+    """The statement, and the names of its values where the driver takes them by name."""
+    compiled = insert(table).compile(dialect=dialect)
+    names = None if compiled.positional else [column.name for column in table.columns]
+    return str(compiled), names
