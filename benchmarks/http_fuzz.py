@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -46,6 +47,7 @@ CHECKS = [
 # Every request to these is the same one.
 PLAIN = {"/healthz", "/readyz", "/metrics", "/v1/stats", "/v1/admin/snapshot"}
 PLAIN_REQUESTS = 20
+BODY_SHARE = 0.5  # making a body takes ten times as long as making a query
 
 
 # Of the document's form; so, and with features of the run's size; and of another form.
@@ -85,15 +87,17 @@ def fuzz(app: Any, requests: int, start: int = 0) -> Fuzzed:
     for operation in operations:
         if operation.path in PLAIN:
             _send(operation, min(PLAIN_REQUESTS, requests), start, fuzzed)
-    share = -(-(requests - fuzzed.requests) // len(rest))
-    for operation in rest:
-        wanted, more = fuzzed.requests + share, start
+    left = requests - fuzzed.requests
+    weights = [BODY_SHARE if operation.body else 1.0 for operation in rest]
+    for operation, weight in zip(rest, weights, strict=True):
+        wanted, more = fuzzed.requests + math.ceil(left * weight / sum(weights)), start
         # Where hypothesis has seen all there is, it ends early: another seed finds other ones.
         while fuzzed.requests < wanted:
             count = -(-(wanted - fuzzed.requests) // len(KINDS))
             for kind in KINDS:
                 _send(operation, count, more, fuzzed, kind)
             more += 1
+        print(f"{fuzzed.requests} requests, {operation.label} done", file=sys.stderr, flush=True)
     return fuzzed
 
 

@@ -62,7 +62,7 @@ def _measure(arguments: argparse.Namespace, state: Path) -> dict[str, Any]:
         serve.run(_bare(), name="bare", route_prefix="/bare")
         serve.run(application(config), name="selfilter", route_prefix="/")
         try:
-            return asyncio.run(_all(arguments, _bodies(image, text))) | {
+            return asyncio.run(_all(arguments, bodies_of(image, text))) | {
                 "proxy": "haproxy" if arguments.haproxy else "serve",
                 "features": image + text,
                 "requests_under_way": UNDER_WAY,
@@ -97,10 +97,10 @@ async def _all(arguments: argparse.Namespace, bodies: Iterator[bytes]) -> dict[s
         single: dict[str, list[dict[str, float]]] = {}
         routes = {"bare": "/bare", "score": "/v1/score", "select": "/v1/select"}
         for route in routes.values():  # warm
-            await _load(session, URL + route, bodies, 1.0)
+            await load(session, URL + route, bodies, 1.0)
         for _ in range(arguments.rounds):
             for name, route in routes.items():
-                done = await _load(session, URL + route, bodies, arguments.seconds)
+                done = await load(session, URL + route, bodies, arguments.seconds)
                 single.setdefault(name, []).append(done)
         return {
             "single": {name: _median(rounds) for name, rounds in single.items()},
@@ -114,9 +114,7 @@ async def _all(arguments: argparse.Namespace, bodies: Iterator[bytes]) -> dict[s
         }
 
 
-async def _load(
-    session: Any, url: str, bodies: Iterator[bytes], seconds: float
-) -> dict[str, float]:
+async def load(session: Any, url: str, bodies: Iterator[bytes], seconds: float) -> dict[str, float]:
     """Requests a second and the latencies, with ``UNDER_WAY`` requests at any time."""
     until = time.perf_counter() + seconds
     latencies: list[float] = []
@@ -162,7 +160,7 @@ async def _stream(session: Any, bodies: Iterator[bytes], samples: int) -> float:
     return samples / (time.perf_counter() - began)
 
 
-def _bodies(image: int, text: int) -> Iterator[bytes]:
+def bodies_of(image: int, text: int) -> Iterator[bytes]:
     """Requests of one sample each, all different, features as base64 of float32."""
     random = np.random.default_rng(0)
     pool = [

@@ -102,13 +102,15 @@ def _replay_and_snapshot(folder: Path, rate: float, features: int) -> dict[str, 
 def _open(folder: Path, rate: float, features: int, cold: bool) -> dict[str, float]:
     if cold:
         _drop_from_memory(folder)
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     writer = _writer(folder, rate, features)
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
     stats = writer.stats()
     writer.close()
     return {
         "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu_seconds, 2),
+        "load": round(os.getloadavg()[0], 1),
         "replayed": stats["replayed"],
         "kept": stats["kept"],
         "vectors_gib": round(stats["bytes"] / 2**30, 2),

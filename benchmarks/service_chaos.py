@@ -92,13 +92,9 @@ def run(run_dir: str, state: Path, kills: int, port: int, seed: int = 0) -> dict
     config = parse_service_config({"run_dir": run_dir, "state": str(state), "port": port})
     net = FeatureScorer(config.run_dir)
     load = Load(config, f"http://127.0.0.1:{port}", net.features)
-    command = [sys.executable, "-m", "selfilter_ray.cli", "serve", run_dir]
-    command += ["--set", f"state={state}", "--port", str(port)]
-    with open(state / "service.log", "w") as log:
-        service = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    service = started(run_dir, state, port)
     clients = [threading.Thread(target=_send, args=(load, n)) for n in range(CLIENTS)]
     try:
-        _wait_ready(load, service)
         for client in clients:
             client.start()
         away = _kill_often(load, kills, random.Random(seed))
@@ -107,7 +103,7 @@ def run(run_dir: str, state: Path, kills: int, port: int, seed: int = 0) -> dict
             client.join()
     finally:
         load.stop.set()
-        _end(service)
+        stopped(service)
     assert not load.errors, load.errors
     return _checked(load, net) | {"kills": kills} | _summary(away)
 
@@ -154,7 +150,7 @@ def _kill_often(load: Load, kills: int, rng: random.Random) -> dict[str, list[fl
     for number in range(kills):
         name = list(TARGETS)[number % len(TARGETS)]
         time.sleep(rng.uniform(0.0, 1.5))
-        killed = _kill(TARGETS[name])
+        killed = kill(TARGETS[name])
         if killed is None:
             continue
         deadline = killed + BACK_SECONDS
@@ -166,16 +162,27 @@ def _kill_often(load: Load, kills: int, rng: random.Random) -> dict[str, list[fl
     return away
 
 
-def _kill(title: str) -> float | None:
-    """Kill one process of that title; when, or None where there is none just now."""
+def processes(title: str) -> list[int]:
+    """Those whose command line begins so."""
+    found = []
     for folder in Path("/proc").iterdir():
         try:
-            found = folder.name.isdigit() and (folder / "cmdline").read_bytes()
-        except OSError:
+            line = (folder / "cmdline").read_bytes() if folder.name.isdigit() else b""
+        except OSError:  # it has ended
             continue
-        if found and found.decode(errors="replace").startswith(title):
-            os.kill(int(folder.name), signal.SIGKILL)
-            return time.monotonic()
+        if line.decode(errors="replace").startswith(title):
+            found.append(int(folder.name))
+    return found
+
+
+def kill(title: str) -> float | None:
+    """Kill one process of that title; when, or None where there is none just now."""
+    for process in processes(title):
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        return time.monotonic()
     return None
 
 
@@ -225,16 +232,27 @@ def _summary(away: dict[str, list[float]]) -> dict[str, Any]:
     }
 
 
-def _wait_ready(load: Load, service: subprocess.Popen[bytes]) -> None:
+def started(run_dir: str, state: Path, port: int, *more: str) -> subprocess.Popen[bytes]:
+    """The service as a process of its own that answers."""
+    command = [sys.executable, "-m", "selfilter_ray.cli", "serve", run_dir, "--port", str(port)]
+    with open(state / "service.log", "w") as log:
+        service = subprocess.Popen(
+            [*command, "--set", f"state={state}", *more],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     deadline = time.monotonic() + START_SECONDS
-    with Client(load.url) as client:
+    with Client(f"http://127.0.0.1:{port}") as client:
         while not client.ready().ready:
-            assert service.poll() is None, "the service ended"
+            assert service.poll() is None, (state / "service.log").read_text()
             assert time.monotonic() < deadline, "the service does not get ready"
             time.sleep(0.5)
+    return service
 
 
-def _end(service: subprocess.Popen[bytes]) -> None:
+def stopped(service: subprocess.Popen[bytes]) -> None:
+    """End it in peace, or else by force."""
     service.send_signal(signal.SIGTERM)
     try:
         service.wait(60)

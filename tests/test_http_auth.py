@@ -200,6 +200,12 @@ def test_a_file_without_keys_does_not_open_the_service(tmp_path, content):
         keys.load_keys(KeySettings(file=str(tmp_path / "keys")))
 
 
+def test_a_variable_without_keys_does_not_open_the_service(monkeypatch):
+    monkeypatch.setenv("SOME_KEYS", "# later")
+    with pytest.raises(ConfigError, match="SOME_KEYS holds no keys"):
+        keys.load_keys(KeySettings(environment="SOME_KEYS"))
+
+
 def test_a_made_key_is_printed_once_and_its_line_is_accepted(tmp_path, capsys):
     assert keys.main(["reader", "data", "2099-12-31"]) == 0
     said = capsys.readouterr()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from http_service import IMAGE, TEXT, encoded, problem_of, sample, samples, service_in, vector
 
-BODY = 65_536
+BODY = 4 * 2**20
+DEEP = 100_000
 PATHS = ["/v1/score", "/v1/select"]
 
 
@@ -40,9 +41,9 @@ NOT_JSON = {
     "more behind it": GOOD + b"x",
     "BOM": b"\xef\xbb\xbf" + GOOD,
     "UTF-16": GOOD.decode().encode("utf-16"),
-    "100,000 lists": b"[" * 30_000,
-    "100,000 lists in a sample": b'{"samples": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
-    "100,000 objects": b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    "100,000 lists": b"[" * DEEP,
+    "100,000 lists in a sample": b'{"samples": ' + b"[" * DEEP + b"]" * DEEP + b"}",
+    "100,000 objects": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
     "lone surrogate": GOOD.replace(b'"a"', b'"\\ud800"'),
     "broken UTF-8": GOOD.replace(b'"a"', b'"\xff"'),
     "a raw control character": GOOD.replace(b'"a"', b'"a\x00b"'),
@@ -218,10 +219,33 @@ def test_an_unknown_address_is_a_problem(service, path):
     assert problem_of(service.post(path, content=GOOD), 404)["code"] == "not_found"
 
 
-def test_deep_and_long_text_in_a_turn_is_refused(service):
-    turns = [{"from": "human", "value": "x" * 9}] * 200
-    body = {"samples": [{"id": "a", "conversations": turns}]}
-    problem_of(service.post_json("/v1/score", text_of(body)), 422)
+def talk(*turns, **more):
+    said = [{"from": role, "value": text} for role, text in turns]
+    return {"id": "a", "conversations": said} | more
+
+
+PIXEL = base64.b64encode(b"GIF89a\1\0\1\0").decode()
+BAD_TALKS = {
+    "no turns": (talk(), 422),
+    "an odd role": (talk(("robot", "hello"), ("gpt", "hi")), 422),
+    "no answer": (talk(("human", "hello")), 422),
+    "an image mark without an image": (talk(("human", "<image> what?"), ("gpt", "it")), 422),
+    "100,000 turns": (talk(*[("human", "x"), ("gpt", "y")] * 50_000), 422),
+    "a giant text": (talk(("human", "x" * 3_000_000), ("gpt", "y")), 413),
+    "a path without a root": (talk(("human", "x"), ("gpt", "y"), image={"path": "a.jpg"}), 403),
+    "a URL that is not allowed": (
+        talk(("human", "x"), ("gpt", "y"), image={"url": "http://127.0.0.1/a"}),
+        403,
+    ),
+    "an image cut off": (talk(("human", "x"), ("gpt", "y"), image={"base64": PIXEL}), 422),
+    "no base64": (talk(("human", "x"), ("gpt", "y"), image={"base64": "a!"}), 422),
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("given", "status"), BAD_TALKS.values(), ids=BAD_TALKS)
+def test_a_conversation_that_cannot_be_used_is_refused(service, path, given, status):
+    problem_of(service.post_json(path, text_of({"samples": [given]})), status)
 
 
 def test_the_input_is_not_repeated_in_the_answer(service):

@@ -9,8 +9,11 @@ import pytest
 from http_service import IMAGE, TEXT, Watched, problem_of, sample, samples, service_in, vector
 
 from selfilter_ray.online.selector import OnlineSelector
+from selfilter_ray.run_folder import RunFolder
+from selfilter_ray.scoring import score_features
 from selfilter_ray.service.messages import BusyError, NotReadyError
 from selfilter_ray.service.scoring import FeatureScorer
+from selfilter_ray.stage1.score_net import load_score_net
 
 LIMITS = {"queue": 3, "request_seconds": 0.4}
 
@@ -36,10 +39,9 @@ def as_lists(seed):
 
 def test_scores_are_those_of_the_score_net(service):
     [answer] = service.post("/v1/score", json={"samples": [sample("7", seed=7)]}).json()["results"]
-    net = FeatureScorer(service.config.run_dir)
-    row = np.concatenate([vector([7, 0], IMAGE), vector([7, 1], TEXT)])
-    [expected] = -net._net(__import__("torch").from_numpy(row[None])).detach().numpy()
-    assert answer["difficulty"] == pytest.approx(float(expected), rel=1e-5)
+    net, _ = load_score_net(RunFolder(service.config.run_dir).score_net)
+    row_D = np.concatenate([vector([7, 0], IMAGE), vector([7, 1], TEXT)])
+    assert answer["difficulty"] == -float(score_features(net, row_D[None])[0])
     assert answer["id"] == "7"
     assert 0 <= answer["percentile"] <= 100
 

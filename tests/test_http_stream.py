@@ -126,10 +126,13 @@ def test_a_service_that_stays_away_ends_the_stream_with_an_error(service):
     assert len(lines_of(service.stream(ndjson(*map(sample, "abcdef"))))) == 6
 
 
-def test_a_bug_cuts_the_connection_instead_of_ending_the_stream_in_peace(service, server):
+def test_a_bug_cuts_the_connection_instead_of_ending_the_stream_in_peace(service, server, caplog):
     service.backend.errors.append(ValueError("payload of someone"))
     with pytest.raises(httpx.RemoteProtocolError):
         httpx.post(f"{server}/v1/select/stream", content=ndjson(sample("a")), headers=TYPE)
+    [record] = [record for record in caplog.records if record.message == "unexpected error"]
+    assert record.fields["error"]["type"] == "ValueError"
+    assert "someone" not in caplog.text
 
 
 class Talk:

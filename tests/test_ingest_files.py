@@ -276,10 +276,10 @@ def test_a_process_that_is_stopped_in_the_middle_is_continued(service, send, tmp
     os.kill(child.pid, number)
     assert child.wait(60) == (11 if number == signal.SIGINT else -signal.SIGKILL)
     gate.away = False
-    before = lines(out / "answers.ndjson")
+    before = (out / "answers.ndjson").read_bytes().count(b"\n")  # the last may be torn
     counts, after, errors = send(file)
     assert [answer["id"] for answer in after] == ids and not errors
-    assert counts.rows == 600 and 0 < len(before) < 600
+    assert counts.rows == 600 and 0 < before < 600
     with Client(url) as client:
         assert [answer.sequence for answer in client.select([sample(id) for id in ids[:5]])] == [
             answer["sequence"] for answer in after[:5]

@@ -181,18 +181,25 @@ def test_a_killed_consumer_loses_nothing_and_the_next_one_goes_on(broker, servic
     check_decisions(broker, service, settings, ids, broker.size(settings["output"]))
 
 
-def test_a_process_that_is_told_to_stop_commits_and_leaves(broker, service, tmp_path):
+def test_a_process_that_is_told_to_stop_commits_and_leaves(broker, service, caplog):
     settings = broker.topics()
     ids, messages = messages_of("stopped", 40)
     broker.send(settings["topics"][0], messages)
-    process = start_process(service[0], settings, tmp_path)
-    wait_for(lambda: broker.size(settings["output"]) == 40, "decisions")
-    process.terminate()
-    assert process.wait(PATIENCE_SECONDS) == 0
+
+    def tell():
+        wait_for(lambda: broker.size(settings["output"]) == 40, "decisions")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    telling = threading.Thread(target=tell)
+    before = signal.getsignal(signal.SIGTERM)
+    with caplog.at_level("INFO", logger="selfilter_ray.service.ingest"):
+        telling.start()
+        KafkaIngest(KafkaSettings(**settings), service[0]).run()
+        telling.join()
+    assert signal.getsignal(signal.SIGTERM) is before
     assert broker.committed(settings) == 40
-    log = (tmp_path / "log").read_text()
-    assert "lag: " in log and "40 decided, 0 dead" in log
-    assert ids[0] not in log and "base64" not in log
+    assert "lag: " in caplog.text and "40 decided, 0 dead" in caplog.text
+    assert ids[0] not in caplog.text and "base64" not in caplog.text
     check_decisions(broker, service, settings, ids, 40)
 
 
@@ -217,23 +224,28 @@ def test_two_consumers_share_the_partitions_and_one_takes_over(broker, service):
 def test_a_service_that_is_away_is_waited_for_inside_the_group(broker, service, monkeypatch):
     monkeypatch.setattr("selfilter_ray.service.ingest.kafka.QUIET_SECONDS", 0.05)
     settings = broker.topics()
-    settings["options"] = FAST | {"max.poll.interval.ms": "3000"}
+    settings["options"] = FAST | {"max.poll.interval.ms": "2000"}
     url, _, gate = service
     ids, messages = messages_of("away", 30)
     gate.away = True
     with ingesting(url, settings) as ingest:
         broker.send(settings["topics"][0], messages)
         wait_for(lambda: ingest._batch is not None, "a batch")
-        time.sleep(4.0)  # longer than the group bears a consumer that does not poll
+        time.sleep(3.0)  # longer than the group bears a consumer that does not poll
         assert broker.size(settings["output"]) == 0 and broker.committed(settings) == 0
         assert len(ingest._consumer.held.claims) == PARTITIONS
+        samples = [one for metric in ingest.metrics.registry.collect() for one in metric.samples]
+        assert sum(one.value for one in samples if one.name == "selfilter_ingest_lag_messages") > 0
         gate.away = False
         wait_for(lambda: broker.committed(settings) == 30, "commits")
     assert broker.size(settings["output"]) == 30
     check_decisions(broker, service, settings, ids, 30)
 
 
-def test_stopping_while_the_service_is_away_leaves_the_messages_for_others(broker, service):
+def test_stopping_while_the_service_is_away_leaves_the_messages_for_others(
+    broker, service, monkeypatch
+):
+    monkeypatch.setattr("selfilter_ray.service.ingest.kafka.QUIET_SECONDS", 0.05)
     settings = broker.topics() | {"stop_seconds": 0.2}
     url, _, gate = service
     ids, messages = messages_of("left", 5)

@@ -44,8 +44,8 @@ ALGORITHMS = (
     "selfilter_ray.report",
 )
 STAGE_COMMANDS = ("run", "featurize", "train", "score", "select", "report", "compare")
-NOT_YET = ("ingest", "submit")
-COMMANDS = {*STAGE_COMMANDS, *NOT_YET, "validate", "doctor", "serve"}
+NOT_YET = ("submit",)
+COMMANDS = {*STAGE_COMMANDS, *NOT_YET, "validate", "doctor", "serve", "ingest"}
 
 
 def imported(file: Path) -> set[str]:

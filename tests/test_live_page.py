@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from browser import page_at, running_browser
+from http_service import wait_until
 from PIL import Image
 from running_service import running
 from service_run import make_pool_features
@@ -130,18 +131,19 @@ def test_new_decisions_appear_by_themselves_and_old_cards_stay(browser, tmp_path
         assert "No sample has been decided on yet" in page.inner_text("#summary")
         assert page.locator("#admitted .empty").count() == 1
         feed(service)
+        page.clock.fast_forward(2500)
         page.wait_for_selector("#admitted .card")
         page.evaluate("document.querySelector('#admitted .card').dataset.mark = 'kept'")
         feed(service, 4, start=100)
+        page.clock.fast_forward(2500)
         page.locator("#summary", has_text="of 44").wait_for()
         assert page.locator("#admitted [data-mark=kept]").count() == 1
         assert page.complaints == []
 
 
 @pytest.mark.parametrize("width", [360, 700, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_wider_than_the_screen(browser, service, width, scheme):
-    with page_at(browser, service[0], width, color_scheme=scheme) as page:
+def test_nothing_is_wider_than_the_screen(browser, service, width):
+    with page_at(browser, service[0], width) as page:
         page.wait_for_selector("#rejected .card")
         for summary in page.locator("figure summary").all():
             summary.click()
@@ -232,33 +234,37 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(browser, tmp_path, monkeyp
 
 def test_a_service_that_goes_away_is_said_and_its_return_too(browser, service):
     url, _, gate, _ = service
-    with page_at(browser, url) as page:
+    with page_at(browser, "about:blank") as page:
+        page.clock.install()
+        page.goto(url)
         page.wait_for_selector("[data-state=live]")
         gate.away = True
+        page.clock.fast_forward(2500)
         page.wait_for_selector("#status[data-state=away]")
         assert "asking again in" in page.inner_text("#status")
         assert page.locator("#rejected .card").count() == 12
         gate.away = False
+        page.clock.fast_forward(4500)
         page.wait_for_selector("#status[data-state=live]")
 
 
 def test_a_hidden_page_asks_nothing(browser, service):
     url, _, gate, _ = service
-    with page_at(browser, url) as page:
+    with page_at(browser, "about:blank") as page:
+        page.clock.install()
+        page.goto(url)
         page.wait_for_selector("[data-state=live]")
         page.evaluate(
             "Object.defineProperty(document, 'hidden', {value: true, writable: true});"
             "document.dispatchEvent(new Event('visibilitychange'))"
         )
-        page.wait_for_timeout(300)
         gate.requests.clear()
-        page.wait_for_timeout(2500)
+        page.clock.run_for(60_000)
         assert gate.requests == []
         page.evaluate(
             "document.hidden = false; document.dispatchEvent(new Event('visibilitychange'))"
         )
-        page.wait_for_timeout(300)
-        assert "/v1/stats" in gate.requests
+        wait_until(lambda: "/v1/stats" in gate.requests)
 
 
 def test_nothing_comes_from_elsewhere(browser, service):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from service_run import SIZES, make_pool_features, make_service_run
 
-from benchmarks.service_chaos import TARGETS, _kill
+from benchmarks.service_chaos import TARGETS, kill
 from selfilter_ray.online.base import base_of
 from selfilter_ray.online.selector import OnlineSelector
 from selfilter_ray.service.client import Client, ServiceError, encode_features
@@ -82,7 +82,7 @@ def test_decisions_are_those_of_the_rule_and_outlive_the_writer(service, run_dir
     sent, rows = samples(120, 2)
     with Client(service[0], patience=120) as client:
         first = client.select(sent[:50])
-        assert _kill(TARGETS["writer"]) is not None
+        assert kill(TARGETS["writer"]) is not None
         rest = [answer for start in (50, 85) for answer in client.select(sent[start : start + 35])]
         again = client.select(sent[:50])
         kept = list(client.selection())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from selfilter_ray import __version__
 from selfilter_ray.cli.app import SetOption, app, interruptible
+from selfilter_ray.errors import ConfigError
 
 _ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -39,10 +41,46 @@ def serve(
         serve_until_stopped(config, address, haproxy)
 
 
-@app.command(context_settings=_ANYTHING)
-def ingest() -> None:
-    """Feed a running service (not yet)."""
-    _not_yet("ingest")
+@app.command()
+def ingest(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT...", help="Files, run folders, dataset folders, or package: names."
+        ),
+    ] = None,
+    to: Annotated[str, typer.Option(help="Address of the service.")] = "http://127.0.0.1:8000",
+    kafka: Annotated[
+        Path | None, typer.Option(help="YAML file of the topics to read instead of inputs.")
+    ] = None,
+    kind: Annotated[
+        Literal["auto", "samples", "records", "features"],
+        typer.Option("--as", help="What the inputs hold."),
+    ] = "auto",
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder that image paths are relative to.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for answers, errors and progress.")] = Path(
+        "ingested"
+    ),
+    key_file: Annotated[
+        Path | None, typer.Option(help="Holds the key; else the variable SELFILTER_KEY.")
+    ] = None,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for a service that is away.")
+    ] = 300.0,
+    set: SetOption = None,
+) -> None:
+    """Feed a running service from files, finished runs or Kafka topics; resumable."""
+    from selfilter_ray.service.ingest.command import ingest_from_files, ingest_from_kafka
+
+    if bool(inputs) == (kafka is not None):
+        raise ConfigError("give either inputs or --kafka FILE.")
+    if kafka is not None:
+        ingest_from_kafka(to, kafka, set or (), key_file)
+        return
+    with interruptible():
+        ingest_from_files(to, inputs or [], out, kind, image_root, key_file, patience)
 
 
 @app.command(context_settings=_ANYTHING)

@@ -78,7 +78,10 @@ def refill_kept(kept: Kept, state: State) -> None:
             "the arrays of the snapshot differ in length: take an earlier snapshot."
         )
     parts = (features_KD[start : start + ROWS] for start in range(0, rows, ROWS))
-    finite = all(np.isfinite(values).all() for values in (*columns, *parts))
+    # No sum of usable rows is too large for float32, and one bad number makes it infinite or NaN.
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = all(np.isfinite(part.sum()) for part in parts)
+    finite = finite and all(np.isfinite(column).all() for column in columns)
     if not finite or (np.diff(columns[0]) <= 0).any():
         raise ArtifactError("the snapshot holds impossible values: take an earlier snapshot.")
     sequence_K, difficulty_K, weight_K = columns

@@ -18,7 +18,8 @@ class Context:
         self.config, self.backend = config, backend
         self.limits = config.limits
         self.keyring = Keyring(load_keys(config.keys))
-        self.gate = Gate(config.limits)
+        # Whoever watches the service is not to take places from those who use it.
+        self.gate, self.reads = Gate(config.limits), Gate(config.limits)
         self.metrics = HttpMetrics()
         self._reader: SampleReader | None = None
 

@@ -49,15 +49,18 @@ def load_keys(settings: KeySettings) -> list[Key]:
     Raises:
         ConfigError: naming the line that is wrong, never what it holds.
     """
-    sources = {f"variable {settings.environment}": os.environ.get(settings.environment, "")}
+    sources = {}
+    if os.environ.get(settings.environment):
+        sources[f"variable {settings.environment}"] = os.environ[settings.environment]
     if settings.file:
         try:
             sources[settings.file] = Path(settings.file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"keys.file {settings.file} cannot be read: {error}.") from None
-        if not _lines(sources[settings.file]):
-            # An empty file must not open the service to everyone.
-            raise ConfigError(f"keys.file {settings.file} holds no key: add one, or unset it.")
+    for source, text in sources.items():
+        if not _lines(text):
+            # What was meant to hold keys must not open the service to everyone.
+            raise ConfigError(f"{source} holds no keys: add one, or unset it.")
     return [
         _key(line, f"{source}, line {number}")
         for source, text in sources.items()

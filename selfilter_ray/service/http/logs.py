@@ -30,6 +30,8 @@ class JsonFormatter(logging.Formatter):
 
 def describe(error: BaseException) -> dict[str, Any]:
     """Type and places of an error; its message may hold a payload and is left out."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-INNERMOST:]]
     return {"type": type(error).__name__, "places": places}

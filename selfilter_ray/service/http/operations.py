@@ -26,12 +26,14 @@ def add_state(app: FastAPI, context: Context) -> None:
     @app.get("/v1/stats", response_model=Stats, responses=problems(401, 429, 503), **shared)
     async def stats() -> Response:
         """Counts, threshold, and series of the last minutes."""
-        return _json(await context.backend.stats())
+        async with context.reads.entered():
+            return _json(await context.backend.stats())
 
     @app.get("/v1/recent", response_model=Recent, responses=problems(401, 422, 429, 503), **shared)
     async def recent(limit: Annotated[int, Query(ge=1, le=NEWEST)] = 20) -> Response:
         """The newest admitted and the newest rejected samples, newest first."""
-        return _json(await context.backend.recent(limit))
+        async with context.reads.entered():
+            return _json(await context.backend.recent(limit))
 
     @app.get(
         "/v1/thumbnails/{sequence}",
@@ -41,7 +43,8 @@ def add_state(app: FastAPI, context: Context) -> None:
     )
     async def thumbnail(sequence: Annotated[int, Path(ge=0, le=2**63 - 1)]) -> Response:
         """A small picture of a kept or recently rejected sample."""
-        preview = await context.backend.preview(sequence)
+        async with context.reads.entered():
+            preview = await context.backend.preview(sequence)
         if preview is None or not preview.thumbnail:
             detail = f"there is no picture of the sample with the sequence {sequence}"
             raise Problem(404, "no_thumbnail", detail, "/v1/recent says which samples have one.")
@@ -57,7 +60,8 @@ def add_state(app: FastAPI, context: Context) -> None:
     )
     async def snapshot() -> Response:
         """Write the state down now, so that a restart replays little."""
-        return _json(await context.backend.snapshot())
+        async with context.reads.entered(timed=False):
+            return _json(await context.backend.snapshot())
 
 
 def add_health(app: FastAPI, context: Context) -> None:
@@ -89,7 +93,8 @@ def add_health(app: FastAPI, context: Context) -> None:
     async def metrics() -> Response:
         """Prometheus text. While the writer is not ready, its part is left out."""
         try:
-            behind = await context.backend.metrics()
+            async with context.reads.entered():
+                behind = await context.backend.metrics()
         except NotReadyError:
             behind = b""
         return Response(context.metrics.text() + behind, media_type=CONTENT_TYPE)

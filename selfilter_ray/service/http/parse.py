@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
 from selfilter_ray.samples.parse import MAX_ID_CHARACTERS
 from selfilter_ray.service.http.problems import Problem
+
+LONG = 2**18  # bytes that take some milliseconds
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -22,6 +25,13 @@ def parse(model: type[Model], text: bytes | bytearray) -> Model:
         return model.model_validate_json(text)
     except ValidationError as error:
         raise _problem(error) from None
+
+
+async def parse_aside(model: type[Model], text: bytes) -> Model:
+    """``parse``; what is long is read in a thread, and others are answered meanwhile."""
+    if len(text) < LONG:
+        return parse(model, text)
+    return await asyncio.to_thread(parse, model, text)
 
 
 def _problem(error: ValidationError) -> Problem:

@@ -16,7 +16,7 @@ from selfilter_ray.service.http.body import read_body
 from selfilter_ray.service.http.context import Context
 from selfilter_ray.service.http.observe import COUNTS
 from selfilter_ray.service.http.openapi import body_of, problems
-from selfilter_ray.service.http.parse import parse
+from selfilter_ray.service.http.parse import parse_aside
 from selfilter_ray.service.http.problems import Problem, of_refused
 from selfilter_ray.service.incoming.schemas import SampleIn, SamplesRequest
 from selfilter_ray.service.messages import Refused, Scored
@@ -65,7 +65,7 @@ async def _samples(request: Request, context: Context) -> list[SampleIn]:
     except TimeoutError:
         detail = "the body did not arrive in time"
         raise Problem(408, "slow_body", detail, "Send it again.", headers=CLOSE) from None
-    samples = parse(SamplesRequest, body).samples
+    samples = (await parse_aside(SamplesRequest, body)).samples
     if len(samples) > limits.batch:
         detail = f"{len(samples)} samples are more than {limits.batch}"
         remedy = "Send fewer a request, or a stream to /v1/select/stream."

@@ -23,7 +23,7 @@ from selfilter_ray.service.http.context import Context
 from selfilter_ray.service.http.lines import Line, LineCutter
 from selfilter_ray.service.http.ndjson import MEDIA_TYPE, ndjson
 from selfilter_ray.service.http.observe import COUNTS
-from selfilter_ray.service.http.parse import parse, readable_id
+from selfilter_ray.service.http.parse import parse_aside, readable_id
 from selfilter_ray.service.http.problems import Problem, of_not_ready
 from selfilter_ray.service.incoming.schemas import SampleIn
 from selfilter_ray.service.messages import NotReadyError, Refused, Scored
@@ -120,17 +120,17 @@ class SelectStream(Response):
         failed: dict[int, dict[str, Any]] = {}
         for line in lines:
             try:
-                samples.append(self._parsed(line))
+                samples.append(await self._parsed(line))
             except Problem as problem:
                 failed[line.number] = of_failed(readable_id(line.text), problem)
         scored = await self._patiently(lambda: judging.score(self._context, samples, previews=True))
         return _Batch([line.number for line in lines], scored, failed)
 
-    def _parsed(self, line: Line) -> SampleIn:
+    async def _parsed(self, line: Line) -> SampleIn:
         if line.text is None:
             detail = f"the line has more than {self._limits.line_bytes} bytes"
             raise Problem(413, "line_too_large", detail, "Send smaller samples.")
-        return parse(SampleIn, line.text)
+        return await parse_aside(SampleIn, line.text)
 
     async def _decide(self, send: Send) -> None:
         """Decide on micro-batches, and send their answers."""

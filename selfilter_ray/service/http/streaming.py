@@ -61,7 +61,8 @@ def add_streaming(app: FastAPI, context: Context) -> None:
     ) -> Response:
         """The samples kept now with their decisions, by sequence; all of them without a limit."""
         left = LAST if limit is None else limit
-        first = await context.backend.selection(after, min(PAGE, left))
+        async with context.reads.entered():
+            first = await context.backend.selection(after, min(PAGE, left))
         return StreamingResponse(_kept(context, first, left), media_type=MEDIA_TYPE)
 
 
@@ -72,7 +73,8 @@ async def _kept(context: Context, page: Sequence[Kept], left: int) -> AsyncItera
         if len(page) < PAGE or not left:
             return
         try:
-            page = await context.backend.selection(page[-1].decision.sequence, min(PAGE, left))
+            async with context.reads.entered():
+                page = await context.backend.selection(page[-1].decision.sequence, min(PAGE, left))
         except NotReadyError as error:
             yield ndjson([of_failed(None, of_not_ready(error)) | {"end": True}])
             return

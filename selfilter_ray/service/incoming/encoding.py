@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import binascii
+import pybase64
 
 
 def decode_base64(text: str) -> bytes:
@@ -11,6 +11,4 @@ def decode_base64(text: str) -> bytes:
     Raises:
         ValueError: saying what is wrong.
     """
-    if len(text) % 4 or text.endswith("==="):  # the decoder takes padding after whole groups
-        raise ValueError("wrong padding")
-    return binascii.a2b_base64(text, strict_mode=True)
+    return pybase64.b64decode(text, validate=True)

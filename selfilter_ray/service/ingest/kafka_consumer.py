@@ -129,18 +129,30 @@ class GroupConsumer:
                 self.held.done[place_of(partition)] = partition.offset
 
     def lag(self) -> dict[Place, int]:
-        """Messages of each of our partitions that are not yet decided."""
+        """Messages of each of our partitions that are not yet decided, as far as it is known."""
         behind = {}
-        for place in list(self.held.claims):
+        for place in self.held.claims:
             partition = TopicPartition(*place)
             try:
-                low, high = self._consumer.get_watermark_offsets(partition, timeout=1.0)
+                low, high = self._ends(partition)
                 [position] = self._consumer.position([partition])
             except (KafkaException, TypeError) as error:  # no answer in time is None
                 log.warning("the lag of %s is not known: %s", place, error)
                 continue
-            behind[place] = max(0, high - self.held.done.get(place, max(position.offset, low)))
+            if high >= 0:
+                done = self.held.done.get(place, max(position.offset, low))
+                behind[place] = max(0, high - done)
         return behind
+
+    def _ends(self, partition: TopicPartition) -> tuple[int, int]:
+        """The first and the next offset; negative before the first answer of a broker."""
+        # A question to a broker waits behind the fetch that is under way. Fetches bring these
+        # numbers along; while a partition is paused there are none.
+        ask = place_of(partition) in self._paused
+        ends: tuple[int, int] = self._consumer.get_watermark_offsets(
+            partition, timeout=1.0, cached=not ask
+        )
+        return ends
 
     def close(self) -> None:
         """Leave the group; what was not committed is for others."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic_core import from_json
 
 from selfilter_ray.online.decision import Decision
 
@@ -60,19 +61,21 @@ class Record:
         Raises:
             ValueError, TypeError: when a column holds what was never written.
         """
-        similarities = row[10]
+        values = tuple(row[:13])
+        sequence, id, _, _, _, difficulty, adjusted, threshold = values[:8]
+        reason, nearest, similarities, evicted, _ = values[8:]
         decision = Decision(
-            sequence=row[0],
-            id=row[1],
-            difficulty=row[5],
-            adjusted=row[6],
-            threshold=row[7],
-            reason=row[8],
-            nearest=tuple(json.loads(row[9])),
-            similarities=struct.unpack(f"<{len(similarities) // 8}d", similarities),
-            evicted=row[11],
+            sequence,
+            id,
+            difficulty,
+            adjusted,
+            threshold,
+            reason,
+            tuple(from_json(nearest)),
+            struct.unpack(f"<{len(similarities) // 8}d", similarities),
+            evicted,
         )
-        return cls(decision, tuple(row[:13]), row[13])
+        return cls(decision, values, row[13])
 
 
 def sealed(

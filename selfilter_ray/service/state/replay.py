@@ -5,6 +5,7 @@ Shapes: D features.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -39,8 +40,23 @@ def replay(store: Store, selector: OnlineSelector, tally: Tally, before: bytes, 
     Raises:
         DamagedError: when a record is missing, or is not what was written.
     """
-    began, last = selector.sequence, before
-    entries = checked(store, began, before, end.sequence)
+    began = selector.sequence
+    # Nothing here refers to itself, and there is much of it: looking for cycles is in vain.
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        last = _follow(store, selector, tally, before, end)
+    finally:
+        if collects:
+            gc.enable()
+    if last != end.checksum:
+        raise damaged(store.place, f"its end is not that of record {selector.sequence - 1}")
+    return selector.sequence - began
+
+
+def _follow(store: Store, selector: OnlineSelector, tally: Tally, last: bytes, end: End) -> bytes:
+    """The checksum of the last record."""
+    entries = checked(store, selector.sequence, last, end.sequence)
     while part := list(islice(entries, READ_AT_ONCE)):
         try:
             selector.follow_all(
@@ -51,9 +67,7 @@ def replay(store: Store, selector: OnlineSelector, tally: Tally, before: bytes, 
         for entry in part:
             tally.count(entry.record.decision)
         last = part[-1].record.checksum
-    if last != end.checksum:
-        raise damaged(store.place, f"its end is not that of record {selector.sequence - 1}")
-    return selector.sequence - began
+    return last
 
 
 def checked(
