@@ -1,6 +1,7 @@
 # make demo   the whole pipeline on real packaged data; ends with the path of the report
 # make test   the tests
-# make chaos  runs that are killed in every stage, and a cluster that loses a node (20 minutes)
+# make chaos  runs that are killed in every stage, a cluster that loses a node, and a service whose
+#             processes are killed 200 times (an hour)
 # make check  formatting, lint and types
 # make bench  the benchmarks, results under benchmarks/results/
 # make lock   requirements.lock anew from pyproject.toml
@@ -16,11 +17,14 @@ export TOKENIZERS_PARALLELISM := false
 demo: setup
 	$(BIN)/selfilter-ray run configs/quickstart.yaml
 
+# Two at a time: most of what takes long waits for Ray to start something.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 chaos: setup
 	$(BIN)/python -m pytest tests/chaos_every_stage.py tests/chaos_elastic.py
+	$(BIN)/selfilter-ray run configs/quickstart.yaml
+	$(BIN)/python -m benchmarks.service_chaos runs/demo --kills 200
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -31,6 +35,9 @@ bench: setup
 	$(BIN)/python -m benchmarks.help
 	$(BIN)/python -m benchmarks.featurize
 	$(BIN)/python -m benchmarks.end_to_end quickstart configs/quickstart.yaml
+	$(BIN)/selfilter-ray run configs/quickstart.yaml
+	$(BIN)/python -m benchmarks.online_load --run runs/demo
+	$(BIN)/python -m benchmarks.online_load --run runs/demo --haproxy --store online_load_haproxy
 	test -z "$(SELFILTER_COCO_MINI)" || $(BIN)/python -m benchmarks.end_to_end coco_mini configs/coco_mini.yaml
 
 setup: $(VENV)/.ready

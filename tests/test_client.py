@@ -2,10 +2,13 @@
 
 import base64
 import email.utils
+import functools
+import http.server
 import itertools
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -219,3 +222,13 @@ def test_the_client_needs_neither_torch_nor_ray():
         "sys.exit(bool({'torch', 'ray', 'fastapi'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_something_else_at_the_address_is_not_ready(tmp_path):
+    answering = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Client(f"http://127.0.0.1:{server.server_port}") as client:
+            ready = client.ready()
+        server.shutdown()
+    assert not ready.ready and "404" in ready.parts["service"]["detail"]

@@ -147,7 +147,8 @@ class Client:
         try:
             with self._transport.opened("GET", "/readyz", accepted=(200, 503)) as response:
                 answer = json.loads(response.read())
-        except (LaterError, ValueError) as error:
+        except (LaterError, ServiceError, ValueError) as error:
+            # Also where something else answers: Serve's proxy knows no route before the service.
             return Ready(False, {"service": {"ready": False, "detail": str(error)}})
         return Ready(bool(answer.get("ready")), answer.get("parts", {}))
 

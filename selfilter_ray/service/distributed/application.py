@@ -19,6 +19,7 @@ from selfilter_ray.service.distributed.backend import RayBackend
 from selfilter_ray.service.distributed.scorer import ScorerReplica
 from selfilter_ray.service.distributed.writer import WriterReplica
 from selfilter_ray.service.http.app import create_app
+from selfilter_ray.service.http.logs import log_json
 from selfilter_ray.service.scoring import FeatureScorer
 from selfilter_ray.service.settings import ServiceConfig
 
@@ -28,6 +29,13 @@ HEALTH_SECONDS, HEALTH_TIMEOUT_SECONDS = 1.0, 10.0
 ENOUGH = 10_000
 GRACE_SECONDS = 20.0
 OWN_CPUS = 0.1  # ingress and writer share cores with the scorers
+# What is heavy leaves the event loop by itself; fewer threads wait for each other at the GIL.
+ONE_LOOP = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
+# A score net is too small for several threads, which would spin while they wait for the next one.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 class Ingress:
@@ -36,6 +44,7 @@ class Ingress:
     def __init__(
         self, tree: dict[str, Any], scorers: DeploymentHandle[Any], writer: DeploymentHandle[Any]
     ) -> None:
+        log_json()
         self._config = ServiceConfig.model_validate(tree)
         self._backend = RayBackend(self._config, scorers, writer)
 
@@ -62,20 +71,24 @@ def application(config: ServiceConfig) -> Application:
         "health_check_timeout_s": HEALTH_TIMEOUT_SECONDS,
         "graceful_shutdown_timeout_s": GRACE_SECONDS,
         "max_ongoing_requests": ENOUGH,
+        # Addresses may hold what their senders put there; our own log leaves them out.
+        "logging_config": {"enable_access_log": False},
     }
     scorers = serve.deployment(
         name="scorer", ray_actor_options=_resources(config), **_replicas(config), **common
     )(ScorerReplica)
-    writer = serve.deployment(
-        name="writer", num_replicas=1, ray_actor_options={"num_cpus": OWN_CPUS}, **common
-    )(WriterReplica)
+    small = {"num_cpus": OWN_CPUS, "runtime_env": {"env_vars": ONE_LOOP}}
+    writer = serve.deployment(name="writer", num_replicas=1, ray_actor_options=small, **common)(
+        WriterReplica
+    )
     ingress = serve.deployment(
-        name="ingress",
-        num_replicas=config.ingress,
-        ray_actor_options={"num_cpus": OWN_CPUS},
-        **common,
+        name="ingress", num_replicas=config.ingress, ray_actor_options=small, **common
     )(serve.ingress()(Ingress))
     return ingress.bind(tree, scorers.bind(tree), writer.bind(tree, sum(net.features), base))
+
+
+def _small(environment: dict[str, str]) -> dict[str, Any]:
+    return {"num_cpus": OWN_CPUS, "runtime_env": {"env_vars": environment}}
 
 
 def _replicas(config: ServiceConfig) -> dict[str, Any]:

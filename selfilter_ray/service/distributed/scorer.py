@@ -8,6 +8,7 @@ from typing import Any
 
 from ray import serve
 
+from selfilter_ray.service.http.logs import log_json
 from selfilter_ray.service.messages import Incoming, Refused, Scored
 from selfilter_ray.service.scoring import IncomingScorer
 from selfilter_ray.service.settings import ServiceConfig
@@ -21,6 +22,7 @@ class ScorerReplica:
     """
 
     def __init__(self, tree: dict[str, Any]) -> None:
+        log_json()
         config = ServiceConfig.model_validate(tree)
         self._scorer = IncomingScorer(config.run_dir, config.limits, config.previews)
         batched: Any = self._batched

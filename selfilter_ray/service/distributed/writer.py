@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from selfilter_ray.online.decision import Decision
+from selfilter_ray.service.http.logs import log_json
 from selfilter_ray.service.messages import Arrival, Kept, Preview, Refused
 from selfilter_ray.service.metrics import prometheus_text
 from selfilter_ray.service.settings import ServiceConfig
@@ -27,6 +28,7 @@ class WriterReplica:
     """
 
     def __init__(self, tree: dict[str, Any], features: int, base: float) -> None:
+        log_json()
         config = ServiceConfig.model_validate(tree)
         self._loop = WriterLoop(
             functools.partial(SelectionWriter.open, config, features, base, HOLDER)
