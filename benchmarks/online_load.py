@@ -26,9 +26,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.store import store_result
+from selfilter_ray.run_folder import RunFolder
+from selfilter_ray.samples.files import iterate_samples, read_samples
+from selfilter_ray.service.incoming.reader import SampleReader
+from selfilter_ray.service.incoming.schemas import SampleIn
+from selfilter_ray.service.scoring import IncomingScorer
+from selfilter_ray.service.settings import ServiceConfig
 
 UNDER_WAY = 16
 STREAMED = 5_000
+PICTURES, IN_A_REQUEST, REQUESTS_WITH_IMAGES = 256, 16, 4
 PORT = 8123
 URL = f"http://127.0.0.1:{PORT}"
 
@@ -57,12 +64,17 @@ def _measure(arguments: argparse.Namespace, state: Path) -> dict[str, Any]:
         {"run_dir": arguments.run, "state": str(state), "limits": {"queue": 256}}
     )
     image, text = FeatureScorer(config.run_dir).features
+    conversations = _conversations(config.run_dir)
+    bare_images = _bare_images(config, conversations)
     with connected(RayConfig(num_cpus=4)):
         serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": PORT})
         serve.run(_bare(), name="bare", route_prefix="/bare")
         serve.run(application(config), name="selfilter", route_prefix="/")
         try:
-            return asyncio.run(_all(arguments, bodies_of(image, text))) | {
+            measured = asyncio.run(_all(arguments, bodies_of(image, text), conversations))
+            measured["images"]["bare_embedder_per_second"] = bare_images
+            measured["images"]["of_bare"] = measured["images"]["per_second"] / bare_images
+            return measured | {
                 "proxy": "haproxy" if arguments.haproxy else "serve",
                 "features": image + text,
                 "requests_under_way": UNDER_WAY,
@@ -89,7 +101,54 @@ def _bare() -> Any:
     ).bind()
 
 
-async def _all(arguments: argparse.Namespace, bodies: Iterator[bytes]) -> dict[str, Any]:
+def _conversations(run_dir: str) -> list[dict[str, Any]]:
+    """Records of the run about pictures, as requests hold them."""
+    folder = RunFolder(run_dir)
+    found = []
+    for sample in iterate_samples(read_samples(folder.samples, ["id", "turns", "images"])):
+        if len(sample.images) == 1:
+            content = Path(sample.images[0]).read_bytes()
+            turns = [{"role": turn.role, "content": turn.text} for turn in sample.turns]
+            image = {"base64": base64.b64encode(content).decode()}
+            found.append({"id": sample.id, "image": image, "conversations": turns})
+        if len(found) == PICTURES:
+            break
+    return found
+
+
+def _bare_images(config: ServiceConfig, samples: list[dict[str, Any]]) -> float:
+    """Samples a second of embedder and score net in this process, in the service's batches."""
+    scorer = IncomingScorer(config.run_dir, config.limits, config.previews)
+    reader = SampleReader(config, scorer.features)
+    incoming = asyncio.run(reader.read_all([SampleIn.model_validate(one) for one in samples]))
+    size = config.scorer.batch
+    scorer.score(incoming[:size])
+    began = time.perf_counter()
+    for start in range(0, len(incoming), size):
+        scorer.score(incoming[start : start + size])
+    return len(incoming) / (time.perf_counter() - began)
+
+
+async def _images(session: Any, samples: list[dict[str, Any]]) -> dict[str, float]:
+    """Samples a second through /v1/score, ``IN_A_REQUEST`` in each request."""
+    parts = [samples[n : n + IN_A_REQUEST] for n in range(0, len(samples), IN_A_REQUEST)]
+    waiting = iter([json.dumps({"samples": part}).encode() for part in parts * 2])
+
+    async def ask() -> None:
+        for body in waiting:
+            headers = {"Content-Type": "application/json"}
+            async with session.post(f"{URL}/v1/score", data=body, headers=headers) as answer:
+                text = await answer.read()
+                assert answer.status == 200 and b'"error"' not in text, text[:300]
+
+    began = time.perf_counter()
+    await asyncio.gather(*(ask() for _ in range(REQUESTS_WITH_IMAGES)))
+    return {"per_second": 2 * len(samples) / (time.perf_counter() - began)}
+
+
+async def _all(
+    arguments: argparse.Namespace, bodies: Iterator[bytes], conversations: list[dict[str, Any]]
+) -> dict[str, Any]:
     import aiohttp
 
     connector = aiohttp.TCPConnector(limit=UNDER_WAY)
@@ -111,6 +170,7 @@ async def _all(arguments: argparse.Namespace, bodies: Iterator[bytes]) -> dict[s
             "stream_samples_per_second": [
                 await _stream(session, bodies, STREAMED) for _ in range(arguments.rounds)
             ],
+            "images": await _images(session, conversations),
         }
 
 
