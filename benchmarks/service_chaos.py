@@ -7,8 +7,8 @@ the log decides the same.
 
     python -m benchmarks.service_chaos RUN [--kills 200] [--store service_chaos]
 
-RUN is the folder of a run whose Stage 1 is finished. Killed in turn: the writer, a scorer, the
-ingress, the controller and the proxy.
+RUN is the folder of a run whose Stage 1 is finished. Killed in turn: the writer, the scorer, one of
+two ingresses, the controller and the proxy.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def run(run_dir: str, state: Path, kills: int, port: int, seed: int = 0) -> dict
     config = parse_service_config({"run_dir": run_dir, "state": str(state), "port": port})
     net = FeatureScorer(config.run_dir)
     load = Load(config, f"http://127.0.0.1:{port}", net.features)
-    service = started(run_dir, state, port)
+    service = started(run_dir, state, port, "--set", "ingress=2")
     clients = [threading.Thread(target=_send, args=(load, n)) for n in range(CLIENTS)]
     try:
         for client in clients:
