@@ -19,7 +19,6 @@ from selfilter_ray.config import LimitsConfig
 from selfilter_ray.samples.images import load_image
 from selfilter_ray.samples.quarantine import BadRow
 
-
 # A picture: the path of its file, or the bytes of it.
 Name = TypeVar("Name", str, bytes, str | bytes)
 
