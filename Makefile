@@ -55,7 +55,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 lock:
 	$(BIN)/uv pip compile pyproject.toml --quiet --no-header --no-emit-index-url --generate-hashes \
 	  --python-version 3.11 --extra bundled --extra lora --extra faiss-cpu --extra judge \
-	  --extra serve --extra postgresql --extra kafka --extra client --extra dev \
+	  --extra serve --extra postgresql --extra kafka --extra client --extra cluster --extra otel --extra dev \
 	  --group smollm2 --output-file requirements.lock
 
 clean:
