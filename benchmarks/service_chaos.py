@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,15 @@ class Load:
 def main() -> None:
     arguments = _arguments()
     with tempfile.TemporaryDirectory() as state:
-        measured = run(arguments.run, Path(state), arguments.kills, arguments.port)
+        measured = run(
+            arguments.run, Path(state), arguments.kills, arguments.port, arguments.targets
+        )
     store_result("service_chaos", measured, arguments.store)
 
 
-def run(run_dir: str, state: Path, kills: int, port: int, seed: int = 0) -> dict[str, Any]:
+def run(
+    run_dir: str, state: Path, kills: int, port: int, targets: Sequence[str], seed: int = 0
+) -> dict[str, Any]:
     """Load, kill, check; what was counted and how long the service was away.
 
     Raises:
@@ -97,7 +102,7 @@ def run(run_dir: str, state: Path, kills: int, port: int, seed: int = 0) -> dict
     try:
         for client in clients:
             client.start()
-        away = _kill_often(load, kills, random.Random(seed))
+        away = _kill_often(load, kills, targets, random.Random(seed))
         load.stop.set()
         for client in clients:
             client.join()
@@ -144,11 +149,13 @@ def _features(dimensions: tuple[int, int], id: str) -> tuple[np.ndarray, np.ndar
     return halves[0], halves[1]
 
 
-def _kill_often(load: Load, kills: int, rng: random.Random) -> dict[str, list[float]]:
+def _kill_often(
+    load: Load, kills: int, targets: Sequence[str], rng: random.Random
+) -> dict[str, list[float]]:
     """Seconds from each kill to the next answer, by what was killed."""
-    away: dict[str, list[float]] = {name: [] for name in TARGETS}
+    away: dict[str, list[float]] = {name: [] for name in targets}
     for number in range(kills):
-        name = list(TARGETS)[number % len(TARGETS)]
+        name = targets[number % len(targets)]
         time.sleep(rng.uniform(0.0, 1.5))
         killed = kill(TARGETS[name])
         if killed is None:
@@ -264,6 +271,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("run")
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--targets", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--port", type=int, default=8124)
     parser.add_argument("--store", default="service_chaos")
     return parser.parse_args()

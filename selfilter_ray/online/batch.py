@@ -56,17 +56,13 @@ def checked(
             f"one id, difficulty and row of features a sample, not {len(ids)}, {len(difficulty)} "
             f"and {len(rows)}"
         )
-    good: list[int] = []
-    good_rows: list[np.ndarray] = []
     invalid: list[Invalid] = []
-    for position, (id, value, row) in enumerate(zip(ids, difficulty, rows, strict=True)):
-        found = _row(row, features, value)
-        if isinstance(found, np.ndarray):
-            good.append(position)
-            good_rows.append(found)
-        else:
-            invalid.append(Invalid(position, id, *found))
-    rows_QD = np.stack(good_rows) if good else np.zeros((0, features), np.float32)
+    good = list(range(len(ids)))
+    plain_QD = _plain(difficulty, rows, features)
+    if plain_QD is not None:
+        rows_QD = plain_QD
+    else:
+        good, rows_QD = _one_by_one(ids, difficulty, rows, features, invalid)
     square_Q = squares(rows_QD)
     fits_Q = (square_Q > SAFE_LENGTH[0] ** 2) & (square_Q < SAFE_LENGTH[1] ** 2)
     if not fits_Q.all():
@@ -86,6 +82,45 @@ def checked(
         within_QQ=unit_QD @ unit_QD.T,
     )
     return batch, invalid
+
+
+def _plain(
+    difficulty: Sequence[float] | np.ndarray,
+    rows: Sequence[np.ndarray] | np.ndarray,
+    features: int,
+) -> np.ndarray | None:
+    """The rows as one array, where a look at all of them together finds nothing wrong."""
+    for value, row in zip(difficulty, rows, strict=True):
+        if not (isinstance(value, float) and math.isfinite(value)):
+            return None
+        if type(row) is not np.ndarray or row.dtype != np.float32 or row.shape != (features,):
+            return None
+    rows_QD = _stacked(rows, features)
+    return rows_QD if np.isfinite(rows_QD).all() else None
+
+
+def _one_by_one(
+    ids: Sequence[str],
+    difficulty: Sequence[float] | np.ndarray,
+    rows: Sequence[np.ndarray] | np.ndarray,
+    features: int,
+    invalid: list[Invalid],
+) -> tuple[list[int], np.ndarray]:
+    """Positions and rows of the good ones; the others go into ``invalid``."""
+    good: list[int] = []
+    good_rows: list[np.ndarray] = []
+    for position, (id, value, row) in enumerate(zip(ids, difficulty, rows, strict=True)):
+        found = _row(row, features, value)
+        if isinstance(found, np.ndarray):
+            good.append(position)
+            good_rows.append(found)
+        else:
+            invalid.append(Invalid(position, id, *found))
+    return good, _stacked(good_rows, features)
+
+
+def _stacked(rows: Sequence[np.ndarray] | np.ndarray, features: int) -> np.ndarray:
+    return np.stack(list(rows)) if len(rows) else np.zeros((0, features), np.float32)
 
 
 def _row(row: np.ndarray, features: int, difficulty: float) -> np.ndarray | tuple[Fault, str]:

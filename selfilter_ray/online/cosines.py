@@ -22,15 +22,16 @@ class Cosines:
         # By sequence: a slot may be taken by another sample while the batch is decided.
         self._known: dict[tuple[int, int], float] = {}
 
-    def prepare(self, number_P: np.ndarray, slot_P: np.ndarray) -> None:
-        """Compute the cosines of these pairs."""
+    def prepare(self, number_P: np.ndarray, slot_P: np.ndarray) -> np.ndarray:
+        """(P,) float64, the cosines of these pairs, which are remembered."""
         first_PD, second_PD = self.batch.rows_QD[number_P], self.kept.rows(slot_P)
         length_P = np.sqrt(self.batch.square_Q[number_P] * self.kept.square_S[slot_P])
         # Kept and arriving rows have a length, so nothing is divided by zero.
-        cosine_P = cosine.dots(first_PD, second_PD) / length_P
+        cosine_P: np.ndarray = cosine.dots(first_PD, second_PD) / length_P
         sequence_P = self.kept.sequence_S[slot_P]
         pairs = zip(number_P.tolist(), sequence_P.tolist(), strict=True)
         self._known.update(zip(pairs, cosine_P.tolist(), strict=True))
+        return cosine_P
 
     def of(self, number: int, slots_C: np.ndarray) -> np.ndarray:
         """(C,) float64."""

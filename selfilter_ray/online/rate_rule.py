@@ -9,15 +9,16 @@ import math
 
 import numpy as np
 
+from selfilter_ray.online.ahead import NONE, Neighbours, neighbours_ahead
 from selfilter_ray.online.batch import Batch
 from selfilter_ray.online.controller import RateController
-from selfilter_ray.online.cosines import Cosines, close_pairs
+from selfilter_ray.online.cosines import Cosines
 from selfilter_ray.online.kept import Kept
-from selfilter_ray.online.nearest import NOBODY, Near, Query, nearest_of
+from selfilter_ray.online.nearest import Query, nearest_of
 from selfilter_ray.online.proposals import proposals
 from selfilter_ray.online.settings import OnlineSettings, SearchName
-from selfilter_ray.online.verdict import Verdict, names, penalised
-from selfilter_ray.select.neighbours.search import Found, product_margin
+from selfilter_ray.online.verdict import Verdict
+from selfilter_ray.select.neighbours.search import Found
 
 # Proposed beyond the neighbours wanted, so that close calls need no second search.
 SPARE = 12
@@ -38,6 +39,7 @@ class RateRule:
         # One neighbour is looked at where there is a limit on near duplicates, even with k = 0.
         self._count = max(settings.k_nearest, int(settings.near_duplicate is not None))
         self._found: list[Found] = []
+        self._ahead: list[Neighbours | None] = []
         self._fresh_slots: list[int] = []
         self._fresh_numbers: list[int] = []
 
@@ -47,31 +49,25 @@ class RateRule:
         self._cosines = Cosines(self.kept, batch)
         if self._count:
             self._found = self._proposals.nearest(batch.unit_QD, self._count + SPARE)
-            margin = product_margin(self.kept.features)
-            self._cosines.prepare(*close_pairs(self._found, self._count, margin))
+            self._ahead = neighbours_ahead(
+                self.kept, self._cosines, self._found, self._count, self.settings.k_nearest
+            )
 
     def decide(self, batch: Batch, number: int, sequence: int) -> Verdict:
         """Of one sample; those before it in the micro-batch have been decided."""
         settings = self.settings
-        near = self._near(batch, number, sequence) if self._count else NOBODY
-        k = settings.k_nearest
-        weights = self.kept.weight_S[near.slots[:k]].tolist()
-        difficulty = batch.difficulty[number]
-        adjusted = penalised(difficulty, settings.gamma, weights, near.cosines[:k].tolist())
+        near = self._near(batch, number, sequence) if self._count else NONE
+        adjusted = batch.difficulty[number] - settings.gamma * near.penalty
         threshold = self.controller.threshold()
-        if (
-            settings.near_duplicate is not None
-            and len(near.slots)
-            and near.cosines[0] >= settings.near_duplicate
-        ):
-            nearest = names(self.kept.ids, near, 1)
-            return Verdict("near_duplicate", adjusted, threshold, *nearest)
+        limit = settings.near_duplicate
+        if limit is not None and near.cosines and near.cosines[0] >= limit:
+            return Verdict("near_duplicate", adjusted, threshold, *self._names(near, 1))
         admitted = self.controller.admits(adjusted, threshold)
         verdict = Verdict(
             "admitted" if admitted else "too_easy",
             adjusted,
             threshold,
-            *names(self.kept.ids, near, k),
+            *self._names(near, settings.k_nearest),
         )
         self.take(verdict, batch, number, sequence)
         return verdict
@@ -99,21 +95,33 @@ class RateRule:
         if verdict.reason != "near_duplicate":
             self.controller.observe(verdict.adjusted, verdict.reason == "admitted")
 
-    def _near(self, batch: Batch, number: int, sequence: int) -> Near:
+    def _near(self, batch: Batch, number: int, sequence: int) -> Neighbours:
+        ahead = self._ahead[number]
+        if not self._fresh_slots:
+            return ahead or self._searched(batch, number, sequence, self._found[number])
+        rough = batch.within_QQ[number, self._fresh_numbers]
+        if ahead is not None and rough.max() < ahead.limit:
+            return ahead
         found = self._found[number]
-        if self._fresh_slots:
-            rough = batch.within_QQ[number, self._fresh_numbers]
-            found = Found(
-                np.concatenate([found.sites, self._fresh_slots]),
-                np.concatenate([found.rough, rough]),
-                found.floor,
-            )
+        found = Found(
+            np.concatenate([found.sites, self._fresh_slots]),
+            np.concatenate([found.rough, rough]),
+            found.floor,
+        )
+        return self._searched(batch, number, sequence, found)
+
+    def _searched(self, batch: Batch, number: int, sequence: int, found: Found) -> Neighbours:
         unit_D = batch.unit_QD[number]
         query = Query(lambda slots: self._cosines.of(number, slots), -math.inf, sequence)
-        return nearest_of(
+        near = nearest_of(
             self.kept,
             query,
             self._count,
             found,
             lambda asked: self._proposals.nearest(unit_D[None], asked)[0],
         )
+        return Neighbours.of(near, self.kept, self.settings.k_nearest)
+
+    def _names(self, near: Neighbours, count: int) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        ids = self.kept.ids
+        return tuple([ids[slot] for slot in near.slots[:count]]), tuple(near.cosines[:count])

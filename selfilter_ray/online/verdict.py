@@ -27,12 +27,17 @@ class Verdict:
 def penalised(
     difficulty: float, gamma: float, weights: Sequence[float], cosines: Sequence[float]
 ) -> float:
-    """d - gamma * sum of w * cos^2; the sum is rounded once, so its order does not matter.
+    """d - gamma * sum of w * cos^2."""
+    return difficulty - gamma * penalty(weights, cosines)
+
+
+def penalty(weights: Sequence[float], cosines: Sequence[float]) -> float:
+    """The sum of w * cos^2, rounded once, so that its order does not matter.
 
     A neighbour of negative weight counts as 0: it must not make its neighbours harder (ours).
     """
     pairs = zip(weights, cosines, strict=True)
-    return difficulty - gamma * math.fsum(max(weight, 0.0) * (c * c) for weight, c in pairs)
+    return math.fsum([max(weight, 0.0) * (c * c) for weight, c in pairs])
 
 
 def names(ids: list[str], near: Near, count: int) -> tuple[tuple[str, ...], tuple[float, ...]]:

@@ -153,7 +153,7 @@ def retry_after(header: str | None) -> float:
         return 0.0
 
 
-_backoff = tenacity.wait_exponential_jitter(initial=0.1, max=10.0, jitter=0.1)
+_backoff = tenacity.wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1)
 
 
 def _wait(state: tenacity.RetryCallState) -> float:

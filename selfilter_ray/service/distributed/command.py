@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 NAME = "selfilter"
 LOOK_SECONDS = 0.5
+# Serve looks at its proxy every ten seconds and gives it up after the third look, and it starts a
+# proxy anew that needs more than five seconds to start. A cluster sets the same at `ray start`.
+PROXY = {
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "20",
+}
 
 
 def serve_until_stopped(config: ServiceConfig, address: str | None, haproxy: bool) -> None:
@@ -39,6 +45,8 @@ def serve_until_stopped(config: ServiceConfig, address: str | None, haproxy: boo
     _refuse_open_door(config)
     if haproxy:
         os.environ["RAY_SERVE_ENABLE_HA_PROXY"] = "1"
+    for name, value in PROXY.items():
+        os.environ.setdefault(name, value)
     # Ray takes the signals when it starts: ours come after it.
     with connected(RayConfig(address=address)), _stop_wanted() as stop, _served(config):
         shown = "localhost" if config.host in ("127.0.0.1", "::1") else config.host
