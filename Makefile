@@ -43,12 +43,13 @@ bench: setup
 setup: $(VENV)/.ready
 
 # The stamp is newer than what it was made from: setting up twice costs nothing.
+# Compiled ahead: every process of Ray imports much, and some machines keep no bytecode.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@echo "setting up $(VENV) (6 GB the first time)"
 	@test -x $(BIN)/python || $(shell command -v $(PYTHON) || command -v python3) -m venv $(VENV)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv==$$(sed -n 's/^uv==\([^ ;]*\).*/\1/p' requirements.lock)"
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip sync --quiet requirements.lock
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip sync --quiet --compile-bytecode requirements.lock
 	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -62,6 +62,8 @@ class Load:
     config: ServiceConfig
     url: str
     dimensions: tuple[int, int]
+    key: str | None = None
+    patience: float = BACK_SECONDS
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     acknowledged: dict[str, Answer] = field(default_factory=dict)
@@ -98,11 +100,11 @@ def run(
     net = FeatureScorer(config.run_dir)
     load = Load(config, f"http://127.0.0.1:{port}", net.features)
     service = started(run_dir, state, port, "--set", "ingress=2")
-    clients = [threading.Thread(target=_send, args=(load, n)) for n in range(CLIENTS)]
+    clients = [threading.Thread(target=send, args=(load, n)) for n in range(CLIENTS)]
     try:
         for client in clients:
             client.start()
-        away = _kill_often(load, kills, targets, random.Random(seed))
+        away = _kill_often(load, service.pid, kills, targets, random.Random(seed))
         load.stop.set()
         for client in clients:
             client.join()
@@ -110,15 +112,15 @@ def run(
         load.stop.set()
         stopped(service)
     assert not load.errors, load.errors
-    return _checked(load, net) | {"kills": kills} | _summary(away)
+    return checked(load, net) | {"kills": kills} | _summary(away)
 
 
-def _send(load: Load, number: int) -> None:
+def send(load: Load, number: int) -> None:
     """Send until told to stop; what fails for a while is sent again by the client itself."""
     rng = random.Random(number)
     sent = 0
     try:
-        with Client(load.url, patience=BACK_SECONDS) as client:
+        with Client(load.url, load.key, patience=load.patience) as client:
             while not load.stop.is_set():
                 samples = []
                 for _ in range(rng.randint(1, 12)):
@@ -150,14 +152,14 @@ def _features(dimensions: tuple[int, int], id: str) -> tuple[np.ndarray, np.ndar
 
 
 def _kill_often(
-    load: Load, kills: int, targets: Sequence[str], rng: random.Random
+    load: Load, service: int, kills: int, targets: Sequence[str], rng: random.Random
 ) -> dict[str, list[float]]:
     """Seconds from each kill to the next answer, by what was killed."""
     away: dict[str, list[float]] = {name: [] for name in targets}
     for number in range(kills):
         name = targets[number % len(targets)]
         time.sleep(rng.uniform(0.0, 1.5))
-        killed = kill(TARGETS[name])
+        killed = kill(TARGETS[name], service)
         if killed is None:
             continue
         deadline = killed + BACK_SECONDS
@@ -169,22 +171,31 @@ def _kill_often(
     return away
 
 
-def processes(title: str) -> list[int]:
-    """Those whose command line begins so."""
-    found = []
+def processes(title: str, service: int) -> list[int]:
+    """Those whose command line begins so, among all that the service has started."""
+    children: dict[int, list[int]] = {}
+    titled = set()
     for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
         try:
-            line = (folder / "cmdline").read_bytes() if folder.name.isdigit() else b""
+            line = (folder / "cmdline").read_bytes()
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:  # it has ended
             continue
+        process = int(folder.name)
+        children.setdefault(parent, []).append(process)
         if line.decode(errors="replace").startswith(title):
-            found.append(int(folder.name))
-    return found
+            titled.add(process)
+    family = [service]
+    for process in family:
+        family += children.get(process, [])
+    return [process for process in family if process in titled]
 
 
-def kill(title: str) -> float | None:
+def kill(title: str, service: int) -> float | None:
     """Kill one process of that title; when, or None where there is none just now."""
-    for process in processes(title):
+    for process in processes(title, service):
         try:
             os.kill(process, signal.SIGKILL)
         except ProcessLookupError:
@@ -193,7 +204,7 @@ def kill(title: str) -> float | None:
     return None
 
 
-def _checked(load: Load, net: FeatureScorer) -> dict[str, Any]:
+def checked(load: Load, net: FeatureScorer) -> dict[str, Any]:
     """Hold what was answered against the log, and the log against the rule."""
     from selfilter_ray.service.state.log import read_log
 

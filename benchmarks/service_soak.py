@@ -1,8 +1,9 @@
 """The service at half its load for a long time: does memory grow, do answers get slower?
 
 First the most requests a second of one sample each are measured for 20 s, then half of that is sent
-for ``--minutes``. A part of the samples repeats ids. Each minute: resident memory of every process
-of the service, median and 99th percentile of the latency, and the size of the state on disk.
+for ``--minutes``; every id is new, features come again after 4,096. Each minute: resident memory of
+every process of the service, median and 99th percentile of the latency, requests that were told to
+come again (429), and the size of the state on disk.
 
     python -m benchmarks.service_soak RUN [--minutes 60] [--store service_soak]
 """
@@ -34,13 +35,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as state:
         service = started(arguments.run, Path(state), arguments.port)
         try:
-            measured = asyncio.run(_soak(arguments, Path(state)))
+            measured = asyncio.run(_soak(arguments, Path(state), service.pid))
         finally:
             stopped(service)
     store_result("service_soak", measured, arguments.store)
 
 
-async def _soak(arguments: argparse.Namespace, state: Path) -> dict[str, Any]:
+async def _soak(arguments: argparse.Namespace, state: Path, service: int) -> dict[str, Any]:
     import aiohttp
 
     url = f"http://127.0.0.1:{arguments.port}/v1/select"
@@ -51,7 +52,7 @@ async def _soak(arguments: argparse.Namespace, state: Path) -> dict[str, Any]:
         minutes = []
         for _ in range(arguments.minutes):
             minute = await _minute(session, url, bodies, half)
-            minutes.append(minute | _memory() | {"state_mib": _mib(state)})
+            minutes.append(minute | _memory(service) | {"state_mib": _mib(state)})
     return {
         "most_per_second": most["per_second"],
         "sent_per_second": half,
@@ -68,14 +69,19 @@ async def _soak(arguments: argparse.Namespace, state: Path) -> dict[str, Any]:
 async def _minute(session: Any, url: str, bodies: Iterator[bytes], rate: float) -> dict[str, float]:
     """Send at a steady rate, whether answers are there or not."""
     latencies: list[float] = []
+    later = 0
     headers = {"Content-Type": "application/json"}
 
     async def ask(body: bytes) -> None:
+        nonlocal later
         began = time.perf_counter()
         async with session.post(url, data=body, headers=headers) as answer:
             await answer.read()
-            assert answer.status == 200, answer.status
-        latencies.append(time.perf_counter() - began)
+            assert answer.status in (200, 429), answer.status
+        if answer.status == 429:
+            later += 1
+        else:
+            latencies.append(time.perf_counter() - began)
 
     start = time.perf_counter()
     async with asyncio.TaskGroup() as group:
@@ -86,18 +92,19 @@ async def _minute(session: Any, url: str, bodies: Iterator[bytes], rate: float) 
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             group.create_task(ask(next(bodies)))
     return {
-        "sent": len(latencies),
+        "sent": len(latencies) + later,
+        "told_to_come_again": later,
         "p50_ms": float(np.percentile(latencies, 50)) * 1000,
         "p99_ms": float(np.percentile(latencies, 99)) * 1000,
     }
 
 
-def _memory() -> dict[str, float]:
+def _memory(service: int) -> dict[str, float]:
     """Resident MiB by part."""
     found = {}
     for name, title in TARGETS.items():
         kib = 0
-        for process in processes(title):
+        for process in processes(title, service):
             status = Path(f"/proc/{process}/status").read_text()
             kib += int(status.partition("VmRSS:")[2].split()[0])
         found[f"{name}_mib"] = kib / 1024

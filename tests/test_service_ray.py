@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+import httpx
 import numpy as np
 import pytest
 from service_run import SIZES, make_pool_features, make_service_run
@@ -19,6 +21,7 @@ from selfilter_ray.service.client import Client, ServiceError, encode_features
 from selfilter_ray.service.config import load_service_config
 from selfilter_ray.service.messages import Incoming
 from selfilter_ray.service.scoring import FeatureScorer
+from selfilter_ray.service.settings import BODY
 
 pytestmark = pytest.mark.ray
 
@@ -82,7 +85,7 @@ def test_decisions_are_those_of_the_rule_and_outlive_the_writer(service, run_dir
     sent, rows = samples(120, 2)
     with Client(service[0], patience=120) as client:
         first = client.select(sent[:50])
-        assert kill(TARGETS["writer"]) is not None
+        assert kill(TARGETS["writer"], service[1].pid) is not None
         rest = [answer for start in (50, 85) for answer in client.select(sent[start : start + 35])]
         again = client.select(sent[:50])
         kept = list(client.selection())
@@ -125,6 +128,23 @@ def test_a_conversation_goes_through_the_scorer_replica(service):
         (score,) = client.score([{"id": "text", "conversations": turns}])
         (again,) = client.score([{"id": "other id", "conversations": turns}])
     assert score.difficulty == again.difficulty
+
+
+def test_what_stands_before_the_service_changes_no_answer(service):
+    url, _ = service
+    given = {"x-request-id": "mine", "Content-Type": "application/json"}
+    with httpx.Client(base_url=url, timeout=60) as client:
+        answer = client.post("/v1/score", content=b'{"samples": []}', headers=given)
+        assert answer.headers.get_list("x-request-id") == ["mine"]
+        large = client.post("/v1/score", content=b" " * (BODY + 1), headers=given)
+        assert (large.status_code, large.json()["code"]) == (413, "body_too_large")
+        line = b'{"id": "' + b"x" * BODY + b'"}\n{"id": "after"}\n'
+        stream = client.post(
+            "/v1/select/stream", content=line, headers={"Content-Type": "application/x-ndjson"}
+        )
+    errors = [json.loads(line)["error"]["code"] for line in stream.text.splitlines()]
+    assert errors[0] == "line_too_large"
+    assert len(errors) == 2
 
 
 def test_a_stop_is_clean_and_the_selection_is_on_disk(service, run_dir):

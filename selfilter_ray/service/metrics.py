@@ -35,6 +35,8 @@ class _Collector(Collector):
         yield _gauge("log_decisions", "Decisions in the log.", stats["sequence"])
         yield _gauge("epoch", "How often a writer has taken the state over.", stats["epoch"])
         yield _gauge("recovery_seconds", "Of the last start.", stats["recovery_seconds"])
+        if stats["log"]["bytes"] is not None:
+            yield _gauge("state_bytes", "Of the log on disk.", stats["log"]["bytes"])
         if stats["threshold"] is not None:
             yield _gauge("threshold", "Of the last decision.", stats["threshold"])
         yield from _ages(stats)

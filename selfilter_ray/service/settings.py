@@ -12,6 +12,8 @@ from selfilter_ray.strict import Positive, Strict
 
 Seconds = Annotated[float, Field(gt=0.0)]
 MEBIBYTE = 2**20
+# An image at its limit as base64, and the largest text beside it, go into one request or line.
+BODY = 8 * MEBIBYTE + 2**18
 
 
 class ServiceLimits(Strict):
@@ -27,9 +29,9 @@ class ServiceLimits(Strict):
         request_seconds: until a request is given up (503).
     """
 
-    body_bytes: Positive = 8 * MEBIBYTE
+    body_bytes: Positive = BODY
     batch: Positive = 64
-    line_bytes: Positive = 8 * MEBIBYTE
+    line_bytes: Positive = BODY
     lines: Positive = 10_000
     image_bytes: Positive = 6 * MEBIBYTE
     image_pixels: Positive = 40_000_000
@@ -144,6 +146,7 @@ class ServiceConfig(Strict):
         search: what proposes neighbours in rate mode: a plain product, FAISS, or FAISS on a GPU of
             the writer's; every one leads to the same decisions.
         ingress: replicas that take requests.
+        writer_cpus: cores that Ray sets aside for the writer; its search uses one thread a core.
         host, port: of the HTTP server when this machine starts it.
     """
 
@@ -159,6 +162,7 @@ class ServiceConfig(Strict):
     previews: PreviewSettings = PreviewSettings()
     scorer: ReplicaSettings = ReplicaSettings()
     ingress: Positive = 1
+    writer_cpus: Annotated[float, Field(gt=0.0)] = 0.1
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
 

@@ -28,14 +28,12 @@ HEALTH_SECONDS, HEALTH_TIMEOUT_SECONDS = 1.0, 10.0
 # The HTTP interface counts what waits and answers 429; behind it nothing is turned away.
 ENOUGH = 10_000
 GRACE_SECONDS = 20.0
-OWN_CPUS = 0.1  # ingress and writer share cores with the scorers
+OWN_CPUS = 0.1  # an ingress shares cores with the scorers
 # What is heavy leaves the event loop by itself; fewer threads wait for each other at the GIL.
 ONE_LOOP = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
 }
-# A score net is too small for several threads, which would spin while they wait for the next one.
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 class Ingress:
@@ -49,7 +47,8 @@ class Ingress:
         self._backend = RayBackend(self._config, scorers, writer)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._config, self._backend)
+        # Serve puts the id of a request into its answer itself.
+        return create_app(self._config, self._backend, echo_request_id=False)
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -77,18 +76,20 @@ def application(config: ServiceConfig) -> Application:
     scorers = serve.deployment(
         name="scorer", ray_actor_options=_resources(config), **_replicas(config), **common
     )(ScorerReplica)
-    small = {"num_cpus": OWN_CPUS, "runtime_env": {"env_vars": ONE_LOOP}}
-    writer = serve.deployment(name="writer", num_replicas=1, ray_actor_options=small, **common)(
-        WriterReplica
-    )
+    one_loop = {"runtime_env": {"env_vars": ONE_LOOP}}
+    writer = serve.deployment(
+        name="writer",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": config.writer_cpus, **one_loop},
+        **common,
+    )(WriterReplica)
     ingress = serve.deployment(
-        name="ingress", num_replicas=config.ingress, ray_actor_options=small, **common
+        name="ingress",
+        num_replicas=config.ingress,
+        ray_actor_options={"num_cpus": OWN_CPUS, **one_loop},
+        **common,
     )(serve.ingress()(Ingress))
     return ingress.bind(tree, scorers.bind(tree), writer.bind(tree, sum(net.features), base))
-
-
-def _small(environment: dict[str, str]) -> dict[str, Any]:
-    return {"num_cpus": OWN_CPUS, "runtime_env": {"env_vars": environment}}
 
 
 def _replicas(config: ServiceConfig) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from selfilter_ray.service.messages import (
 )
 from selfilter_ray.service.scoring import FeatureScorer
 from selfilter_ray.service.settings import ServiceConfig
+from selfilter_ray.telemetry.tracing import traceparent
 
 PING_SECONDS = 2.0
 ADMITTED_TOGETHER = 512  # samples sent to the writer at once
@@ -60,7 +61,7 @@ class RayBackend:
             answers.update(zip(given, scored, strict=True))
         if raw:
             sent = [samples[number] for number in raw]
-            scored = await self._answer(self._scorers.score.remote(sent, previews))
+            scored = await self._answer(self._scorers.score.remote(sent, previews, traceparent()))
             answers.update(zip(raw, scored, strict=True))
         return [answers[number] for number in range(len(samples))]
 
@@ -93,7 +94,8 @@ class RayBackend:
         return Readiness(all(part["ready"] for part in parts.values()), parts)
 
     async def _admit_now(self, arrivals: list[Arrival]) -> list[Decision | Refused]:
-        return await self._answer(self._writer.admit.remote(arrivals))
+        # Of several requests that go together, the first one's.
+        return await self._answer(self._writer.admit.remote(arrivals, traceparent()))
 
     async def _answer(self, response: Awaitable[T]) -> T:
         try:

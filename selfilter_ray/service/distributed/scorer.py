@@ -12,6 +12,7 @@ from selfilter_ray.service.http.logs import log_json
 from selfilter_ray.service.messages import Incoming, Refused, Scored
 from selfilter_ray.service.scoring import IncomingScorer
 from selfilter_ray.service.settings import ServiceConfig
+from selfilter_ray.telemetry import tracing
 
 
 class ScorerReplica:
@@ -29,9 +30,12 @@ class ScorerReplica:
         batched.set_max_batch_size(config.scorer.batch)
         batched.set_batch_wait_timeout_s(config.scorer.wait_seconds)
 
-    async def score(self, samples: Sequence[Incoming], previews: bool) -> list[Scored | Refused]:
-        """Difficulty of each, in their order."""
-        return list(await asyncio.gather(*(self._batched((one, previews)) for one in samples)))
+    async def score(
+        self, samples: Sequence[Incoming], previews: bool, parent: str = ""
+    ) -> list[Scored | Refused]:
+        """Difficulty of each, in their order; ``parent`` is the span that asks."""
+        with tracing.span("score", parent, "server", **{"selfilter.samples": len(samples)}):
+            return list(await asyncio.gather(*(self._batched((one, previews)) for one in samples)))
 
     async def ping(self) -> bool:
         return True

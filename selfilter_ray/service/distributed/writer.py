@@ -14,6 +14,7 @@ from selfilter_ray.service.metrics import prometheus_text
 from selfilter_ray.service.settings import ServiceConfig
 from selfilter_ray.service.state.writer import SelectionWriter
 from selfilter_ray.service.writer_loop import WriterLoop
+from selfilter_ray.telemetry import tracing
 
 HOLDER = "the service on Ray Serve"
 
@@ -34,8 +35,11 @@ class WriterReplica:
             functools.partial(SelectionWriter.open, config, features, base, HOLDER)
         )
 
-    async def admit(self, arrivals: Sequence[Arrival]) -> list[Decision | Refused]:
-        return await self._loop.admit(arrivals)
+    async def admit(
+        self, arrivals: Sequence[Arrival], parent: str = ""
+    ) -> list[Decision | Refused]:
+        with tracing.span("admit", parent, "server", **{"selfilter.samples": len(arrivals)}):
+            return await self._loop.admit(arrivals)
 
     async def selection(self, after: int, limit: int) -> list[Kept]:
         return await self._loop.ask(lambda writer: writer.selection(after, limit))

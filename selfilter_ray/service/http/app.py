@@ -21,8 +21,11 @@ from selfilter_ray.service.settings import ServiceConfig
 log = logging.getLogger(__name__)
 
 
-def create_app(config: ServiceConfig, backend: Backend) -> FastAPI:
+def create_app(config: ServiceConfig, backend: Backend, echo_request_id: bool = True) -> FastAPI:
     """The app; the backend's life is the caller's matter.
+
+    Args:
+        echo_request_id: answer with ``x-request-id``; False where what stands before does.
 
     Raises:
         ConfigError: when the keys cannot be read.
@@ -39,7 +42,7 @@ def create_app(config: ServiceConfig, backend: Backend) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(Observer, metrics=context.metrics)
+    app.add_middleware(Observer, metrics=context.metrics, echo_request_id=echo_request_id)
     add_handlers(app)
     add_samples(app, context)
     add_streaming(app, context)

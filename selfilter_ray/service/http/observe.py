@@ -13,6 +13,7 @@ from selfilter_ray.service.http.logs import describe
 from selfilter_ray.service.http.metrics import HttpMetrics
 from selfilter_ray.service.http.problems import CLIENT_LEFT, unexpected
 from selfilter_ray.service.http.requests import name_request
+from selfilter_ray.telemetry import tracing
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -37,15 +38,15 @@ log = logging.getLogger(__name__)
 class Observer:
     """ASGI middleware. An error that no handler knows is answered here, and ends here."""
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, echo_request_id: bool) -> None:
+        self._app, self._metrics, self._echo = app, metrics, echo_request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request_id = name_request(scope)
-        own = [*HEADERS, (b"x-request-id", request_id.encode())]
+        own = [*HEADERS, (b"x-request-id", request_id.encode())] if self._echo else HEADERS
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -58,7 +59,11 @@ class Observer:
         started = time.perf_counter()
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, receive, send_with_headers)
+            with tracing.span("request", _traceparent(scope), "server") as span:
+                await self._app(scope, receive, send_with_headers)
+                if span is not None:
+                    named = {"http.request.method": scope["method"], "http.route": route_of(scope)}
+                    span.set_attributes({**named, "http.response.status_code": status})
         except Exception as error:
             log.error(
                 "unexpected error",
@@ -93,6 +98,12 @@ class Observer:
 def route_of(scope: Scope) -> str:
     """The route's pattern; never the address, which may hold anything."""
     return str(getattr(scope.get("route"), "path", None) or "none")
+
+
+def _traceparent(scope: Scope) -> str:
+    """Of the caller; OpenTelemetry takes none that is not well-formed."""
+    given = [value for name, value in scope["headers"] if name == b"traceparent"]
+    return given[0].decode("latin-1") if len(given) == 1 else ""
 
 
 def _with(headers: Any, own: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -62,7 +62,7 @@ class KafkaSettings(Strict):
     start: Literal["earliest", "latest"] = "earliest"
     batch: Positive = 256
     linger_seconds: Seconds = 0.2
-    message_bytes: Positive = 8 * 2**20
+    message_bytes: Positive = 8 * 2**20 + 2**18
     request_seconds: Seconds = 30.0
     stop_seconds: Seconds = 20.0
     lag_seconds: Seconds = 30.0

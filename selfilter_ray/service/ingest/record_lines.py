@@ -11,9 +11,9 @@ from selfilter_ray.config import DataConfig
 from selfilter_ray.config.data import LimitsConfig
 from selfilter_ray.samples.identity import content_hash, made_id
 from selfilter_ray.samples.images import check_image
+from selfilter_ray.samples.inputs import input_files
 from selfilter_ray.samples.parse import ParsedRow, parse_row
 from selfilter_ray.samples.paths import inside
-from selfilter_ray.samples.pool import input_files
 from selfilter_ray.samples.quarantine import BadRow
 from selfilter_ray.samples.readers import RawRow, read_rows
 from selfilter_ray.samples.record import ASSISTANT, SYSTEM, USER
@@ -31,7 +31,7 @@ def record_files(name: str) -> list[Path]:
     Raises:
         DataError: for an input that does not exist.
     """
-    return input_files(DataConfig(inputs=[name]))
+    return [file.path for file in input_files(DataConfig(inputs=[name]))]
 
 
 def record_rows(file: Path, image_root: Path | None, start: int) -> Iterator[Row]:

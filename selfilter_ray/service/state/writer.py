@@ -24,6 +24,7 @@ from selfilter_ray.service.state.capture import capture
 from selfilter_ray.service.state.opening import Opened, open_state
 from selfilter_ray.service.state.recent import recent
 from selfilter_ray.service.state.record import Record
+from selfilter_ray.service.state.size import StateSize
 from selfilter_ray.service.state.snapshots import Capture
 from selfilter_ray.service.state.store import Append
 
@@ -47,6 +48,7 @@ class SelectionWriter:
         for record in self._store.newest(REMEMBERED):
             self._activity.add(record)
         self._builder = AppendBuilder(self._store, config.previews)
+        self._size = StateSize(self._store)
 
     @classmethod
     def open(
@@ -128,7 +130,10 @@ class SelectionWriter:
             "replayed": self._state.replayed,
             "recovery_seconds": self._state.recovery_seconds,
             "snapshot": self._snapshots.newest(),
-            "log": {"last_decided_at": None if last is None else last.decided_at},
+            "log": {
+                "last_decided_at": None if last is None else last.decided_at,
+                "bytes": self._size.bytes,
+            },
             "series": self._activity.series(),
             "difficulty": self._activity.difficulty(),
             "similarity": self._activity.similarity(),
@@ -227,6 +232,7 @@ class SelectionWriter:
         for record in stored.records:
             self._activity.add(record)
             self._tally.count(record.decision)
+        self._size.look_if_due()
 
     def _capture(self) -> Capture:
         own = self._state.identity
