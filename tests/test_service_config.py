@@ -19,7 +19,7 @@ def test_a_folder_is_served_with_the_defaults(tmp_path):
     config = load_service_config(tmp_path)
     assert config == parse_service_config({"run_dir": str(tmp_path)})
     assert config.state_folder == tmp_path / "online"
-    assert config.snapshots_folder == tmp_path / "online" / "snapshots"
+    assert config.snapshots_place == str(tmp_path / "online" / "snapshots")
 
 
 def test_overrides_and_the_environment_reach_a_file(tmp_path, monkeypatch):

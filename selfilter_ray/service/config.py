@@ -12,13 +12,14 @@ from selfilter_ray.config.explain import explain
 from selfilter_ray.config.load import apply_override, read_yaml
 from selfilter_ray.errors import ConfigError
 from selfilter_ray.service.settings import ServiceConfig
+from selfilter_ray.storage import is_uri
 
 
 def load_service_config(source: str | Path, overrides: Sequence[str] = ()) -> ServiceConfig:
     """The config of a service.
 
     Args:
-        source: folder of a run, which is then served with the defaults; YAML file of a
+        source: folder or URI of a run, which is then served with the defaults; YAML file of a
             ``ServiceConfig``; or a Serve config file, of whose first application the ``args`` are
             taken.
         overrides: ``"a.b=c"`` strings; each value is read as YAML.
@@ -27,7 +28,10 @@ def load_service_config(source: str | Path, overrides: Sequence[str] = ()) -> Se
         ConfigError: naming each wrong key, with the nearest right one.
     """
     path = Path(source)
-    tree = {"run_dir": str(path)} if path.is_dir() else _arguments(read_yaml(path), path)
+    if is_uri(source) or path.is_dir():
+        tree: dict[str, Any] = {"run_dir": str(source)}
+    else:
+        tree = _arguments(read_yaml(path), path)
     for override in overrides:
         apply_override(tree, override)
     return parse_service_config(tree)
@@ -42,11 +46,11 @@ def parse_service_config(tree: Mapping[str, Any]) -> ServiceConfig:
         config = ServiceConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(explain(error, ServiceConfig)) from None
-    folders: dict[str, Any] = {"run_dir": str(Path(config.run_dir).resolve())}
-    if config.state and not config.is_postgresql:
-        folders["state"] = str(Path(config.state).resolve())
-    if config.snapshot_dir:
-        folders["snapshot_dir"] = str(Path(config.snapshot_dir).resolve())
+    folders: dict[str, Any] = {
+        name: str(Path(place).resolve())
+        for name in ("run_dir", "state", "snapshot_dir")
+        if (place := getattr(config, name)) and not is_uri(place)
+    }
     if config.images.root:
         root = str(Path(config.images.root).resolve())
         folders["images"] = config.images.model_copy(update={"root": root})

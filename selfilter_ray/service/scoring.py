@@ -27,6 +27,7 @@ from selfilter_ray.service.incoming.reader import limits_of_records
 from selfilter_ray.service.incoming.refusals import Unusable, refused
 from selfilter_ray.service.incoming.vectors import refuse_odd
 from selfilter_ray.service.messages import Incoming, Preview, Refused, Scored
+from selfilter_ray.service.run_copy import run_copy
 from selfilter_ray.service.scored_pool import load_pool
 from selfilter_ray.service.settings import PreviewSettings, ServiceLimits
 from selfilter_ray.service.thumbnails import preview_of
@@ -50,7 +51,7 @@ class FeatureScorer:
     """
 
     def __init__(self, run_dir: str | Path) -> None:
-        folder = RunFolder(run_dir)
+        folder = run_copy(run_dir)
         self._net = trained_net(folder)
         self._pool = load_pool(folder)
         self.base = self._pool.least
@@ -137,7 +138,7 @@ class IncomingScorer:
         self._net = FeatureScorer(run_dir)
         self.features, self.base = self._net.features, self._net.base
         self._limits, self._previews = limits_of_records(limits), previews
-        config = parse_config(RunFolder(run_dir).manifest()["config"])
+        config = parse_config(run_copy(run_dir).manifest()["config"])
         self._extract = extractor(config, self._limits, device)
         embedder = self._extract.embedder
         if (embedder.image_dim, embedder.text_dim) != self.features:

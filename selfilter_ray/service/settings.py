@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from selfilter_ray.online.settings import OnlineSettings, SearchName
+from selfilter_ray.storage.places import below, is_uri
 from selfilter_ray.strict import Positive, Strict
 
 Seconds = Annotated[float, Field(gt=0.0)]
@@ -139,10 +140,10 @@ class ServiceConfig(Strict):
     """The online service.
 
     Attributes:
-        run_dir: folder of a run whose Stage 1 is finished.
+        run_dir: folder of a run whose Stage 1 is finished, or its URI.
         state: folder for decisions (SQLite), or a PostgreSQL URL; None for ``RUN_DIR/online``.
-        snapshot_dir: folder for snapshots; None for ``snapshots`` beside the SQLite file, and for
-            ``RUN_DIR/online/snapshots`` with PostgreSQL.
+        snapshot_dir: folder or URI for snapshots; None for ``snapshots`` beside the SQLite file,
+            and for ``RUN_DIR/online/snapshots`` with PostgreSQL.
         search: what proposes neighbours in rate mode: a plain product, FAISS, or FAISS on a GPU of
             the writer's; every one leads to the same decisions.
         ingress: replicas that take requests.
@@ -172,6 +173,17 @@ class ServiceConfig(Strict):
             raise ValueError("search: faiss goes with online.rate: take exact with a budget")
         return self
 
+    @model_validator(mode="after")
+    def _state_on_a_disk(self) -> ServiceConfig:
+        if is_uri(self.run_dir) and self.state is None:
+            raise ValueError(
+                "run_dir is a URI: set state to a PostgreSQL URL, or to a folder of the host that "
+                "the writer always runs on"
+            )
+        if self.state and is_uri(self.state) and not self.is_postgresql:
+            raise ValueError("state must be a folder, or a PostgreSQL URL")
+        return self
+
     @property
     def is_postgresql(self) -> bool:
         return (self.state or "").startswith(("postgresql:", "postgresql+", "postgres:"))
@@ -183,5 +195,8 @@ class ServiceConfig(Strict):
         return Path(own) if own else Path(self.run_dir) / "online"
 
     @property
-    def snapshots_folder(self) -> Path:
-        return Path(self.snapshot_dir) if self.snapshot_dir else self.state_folder / "snapshots"
+    def snapshots_place(self) -> str:
+        """A folder, or a URI."""
+        if self.snapshot_dir or not is_uri(self.run_dir) or not self.is_postgresql:
+            return self.snapshot_dir or str(self.state_folder / "snapshots")
+        return below(self.run_dir, "online/snapshots")

@@ -34,7 +34,7 @@ class ScorerReplica:
         self, samples: Sequence[Incoming], previews: bool, parent: str = ""
     ) -> list[Scored | Refused]:
         """Difficulty of each, in their order; ``parent`` is the span that asks."""
-        with tracing.span("score", parent, "server", **{"selfilter.samples": len(samples)}):
+        with tracing.span("score", {"selfilter.samples": len(samples)}, parent, "server"):
             return list(await asyncio.gather(*(self._batched((one, previews)) for one in samples)))
 
     async def ping(self) -> bool:

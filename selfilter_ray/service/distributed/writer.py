@@ -38,7 +38,7 @@ class WriterReplica:
     async def admit(
         self, arrivals: Sequence[Arrival], parent: str = ""
     ) -> list[Decision | Refused]:
-        with tracing.span("admit", parent, "server", **{"selfilter.samples": len(arrivals)}):
+        with tracing.span("admit", {"selfilter.samples": len(arrivals)}, parent, "server"):
             return await self._loop.admit(arrivals)
 
     async def selection(self, after: int, limit: int) -> list[Kept]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+
 from selfilter_ray.service.backend import Backend
 from selfilter_ray.service.http.auth import Keyring
 from selfilter_ray.service.http.gate import Gate
@@ -20,7 +23,8 @@ class Context:
         self.keyring = Keyring(load_keys(config.keys))
         # Whoever watches the service is not to take places from those who use it.
         self.gate, self.reads = Gate(config.limits), Gate(config.limits)
-        self.metrics = HttpMetrics()
+        several = config.ingress > 1
+        self.metrics = HttpMetrics(f"{platform.node()}-{os.getpid()}" if several else None)
         self._reader: SampleReader | None = None
 
     @property

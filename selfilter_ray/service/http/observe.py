@@ -59,7 +59,7 @@ class Observer:
         started = time.perf_counter()
         self._metrics.in_flight.inc()
         try:
-            with tracing.span("request", _traceparent(scope), "server") as span:
+            with tracing.span("request", {}, _traceparent(scope), "server") as span:
                 await self._app(scope, receive, send_with_headers)
                 if span is not None:
                     named = {"http.request.method": scope["method"], "http.route": route_of(scope)}

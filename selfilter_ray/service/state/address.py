@@ -20,12 +20,12 @@ class Address:
     """Attributes:
     url: for SQLAlchemy.
     folder: of the SQLite file; None with PostgreSQL.
-    snapshots: folder.
+    snapshots: folder or URI.
     """
 
     url: URL
     folder: Path | None
-    snapshots: Path
+    snapshots: str
 
     @property
     def shown(self) -> str:
@@ -40,7 +40,7 @@ def address_of(config: ServiceConfig) -> Address:
     if not config.is_postgresql:
         folder = config.state_folder
         url = URL.create("sqlite+pysqlite", database=str(folder / FILE))
-        return Address(url, folder, config.snapshots_folder)
+        return Address(url, folder, config.snapshots_place)
     try:
         url = make_url(str(config.state)).set(drivername="postgresql+psycopg")
     except ArgumentError:
@@ -48,4 +48,4 @@ def address_of(config: ServiceConfig) -> Address:
             "state is no PostgreSQL URL: write postgresql://USER:PASSWORD@HOST/DATABASE, with "
             "special characters of the password as %XX."
         ) from None
-    return Address(url, None, config.snapshots_folder)
+    return Address(url, None, config.snapshots_place)

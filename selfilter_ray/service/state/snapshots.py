@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 
 from selfilter_ray import atomic
-from selfilter_ray.errors import ArtifactError
+from selfilter_ray.errors import ArtifactError, StorageError
 from selfilter_ray.service.messages import NotReadyError
 from selfilter_ray.service.settings import SnapshotSettings
 from selfilter_ray.service.state import snapshot_file
 from selfilter_ray.service.state.snapshot_file import STATE, Held, Rows
+from selfilter_ray.service.state.snapshot_store import SnapshotStore
+from selfilter_ray.storage import is_uri
 
 log = logging.getLogger(__name__)
 # After a failure it is tried again when this part of the usual distance has passed.
@@ -42,10 +44,15 @@ class Newest(NamedTuple):
 
 
 class Snapshots:
-    """Of one folder."""
+    """Of one folder, or of a URI and a folder of this host that holds the same.
 
-    def __init__(self, folder: Path, settings: SnapshotSettings) -> None:
-        self.folder, self._settings = folder, settings
+    The log has all that a snapshot holds: a store that does not answer costs time, nothing else.
+    """
+
+    def __init__(self, place: str, settings: SnapshotSettings) -> None:
+        self._store = SnapshotStore(place) if is_uri(place) else None
+        self.folder = Path(place) if self._store is None else self._store.folder
+        self._settings = settings
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
         self._writing: Future[dict[str, Any]] | None = None
         self._newest: Newest | None = None
@@ -59,10 +66,15 @@ class Snapshots:
                 they are not counted among those to keep.
         """
         atomic.sweep(self.folder)
-        for file in self._files()[::-1]:
+        for file in self._candidates():
             try:
+                if self._store is not None:
+                    self._store.bring(file.name)
                 held = snapshot_file.read(file)
                 against = fits(held)
+            except StorageError as error:
+                log.error("%s An older snapshot is taken, or the log", error)
+                continue
             except ArtifactError as error:
                 log.error("%s; an older one is taken, or the log", error)
                 _put_aside(file)
@@ -104,7 +116,9 @@ class Snapshots:
         began, held = time.monotonic(), captured.held
         try:
             file, size = snapshot_file.write(self.folder, held, captured.rows)
-        except (OSError, SafetensorError, NotReadyError) as error:
+            if self._store is not None:
+                self._store.keep(file, self._settings.keep)
+        except (OSError, SafetensorError, NotReadyError, StorageError) as error:
             self._next = held.sequence + max(1, self._settings.decisions // AGAIN)
             log.error("a snapshot could not be written to %s: %s", self.folder, error)
             raise NotReadyError(f"the snapshot could not be written: {error}") from error
@@ -122,6 +136,16 @@ class Snapshots:
 
     def _set_newest(self, sequence: int, written_at: float, size: int) -> None:
         self._newest = Newest(sequence, written_at, size)
+
+    def _candidates(self) -> list[Path]:
+        """Newest first, here or in the store."""
+        names = {file.name for file in self._files()}
+        if self._store is not None:
+            try:
+                names.update(self._store.names())
+            except StorageError as error:
+                log.error("%s The snapshots of this host are taken, or the log", error)
+        return [self.folder / name for name in sorted(names, reverse=True)]
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{STATE}"))
