@@ -10,6 +10,7 @@ and the coordinator's part does not.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from benchmarks.store import RESULTS, store_result
 
@@ -25,13 +26,16 @@ SIZES = [
 ]
 
 
+def plan_from_results(samples: int, features: int, cores: int) -> dict[str, float | int]:
+    """The plan of one size, from the stored results of ``benchmarks.select``."""
+    runs = _runs()
+    rate = min(run["gflops"] for run in runs) * 1e9 / CORES
+    searches = max(run["searches"] / run["budget"] for run in runs)
+    return _plan(samples, features, cores, rate, searches)
+
+
 def main() -> None:
-    results = (json.loads(file.read_text()) for file in sorted(RESULTS.glob("select_*.json")))
-    runs = [
-        result["measured"] | {"command": result["command"]}
-        for result in results
-        if "gflops" in result["measured"]
-    ]
+    runs = _runs()
     slowest = min(runs, key=lambda run: run["gflops"])
     rate = slowest["gflops"] * 1e9 / CORES
     searches = max(run["searches"] / run["budget"] for run in runs)
@@ -45,6 +49,15 @@ def main() -> None:
             "plan": plan,
         },
     )
+
+
+def _runs() -> list[dict[str, Any]]:
+    results = (json.loads(file.read_text()) for file in sorted(RESULTS.glob("select_*.json")))
+    return [
+        result["measured"] | {"command": result["command"]}
+        for result in results
+        if "gflops" in result["measured"]
+    ]
 
 
 def _plan(

@@ -14,11 +14,14 @@ from selfilter_ray import atomic, provenance
 RESULTS = Path(__file__).parent / "results"
 
 
-def store_result(name: str, measured: dict[str, Any], variant: str | None = None) -> Path:
-    """Write ``results/<variant or name>.json`` and print it."""
+def store_result(
+    name: str, measured: dict[str, Any], variant: str | None = None, command: str | None = None
+) -> Path:
+    """Write ``results/<variant or name>.json`` and print it; ``command`` when it is no benchmark."""
     path = RESULTS / f"{variant or name}.json"
+    command = command or " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
     result = {
-        "command": " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "command": command,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "versions": provenance.versions(),

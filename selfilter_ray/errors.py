@@ -29,3 +29,7 @@ class ArtifactError(SelfilterError):
     """A file of a run folder or a checkpoint is missing, damaged or of another version."""
 
     exit_code = 3
+
+
+class StorageError(SelfilterError):
+    """An object store does not answer, or refuses."""

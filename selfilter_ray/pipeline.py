@@ -20,6 +20,8 @@ from selfilter_ray.errors import DataError
 from selfilter_ray.run_folder import STAGES, RunFolder
 from selfilter_ray.select.settings import MethodSettings, SelfilterSettings
 from selfilter_ray.stages import StageKeys
+from selfilter_ray.telemetry.run import new_run_id, running
+from selfilter_ray.telemetry.stage import pool_counts, watched_stage
 from selfilter_ray.terminal import Terminal
 from selfilter_ray.wanted import costs_of, methods_of, wanted_by
 
@@ -79,7 +81,7 @@ class Pipeline:
             todo = [stage for stage in self.keys.asked(stages) if not self.keys.is_finished(stage)]
             if not todo and not self.comparing:
                 self.terminal.say(
-                    f"{self.folder.path}: nothing left to do, every stage is finished."
+                    f"{self.folder}: nothing left to do, every stage is finished."
                 )
             for stage in todo:
                 self.keys.require_before(stage)
@@ -94,7 +96,9 @@ class Pipeline:
 
         with self._stage("read", "rows", None) as (advance, record):
             try:
-                pool = read_pool(self.config.data, self.folder.images, self.config.seed, advance)
+                pool = read_pool(
+                    self.config.data, self.folder.image_store, self.config.seed, advance
+                )
             except NothingUsableError as error:
                 write_quarantine(self.folder.quarantine, error.quarantined)
                 raise
@@ -275,7 +279,7 @@ class Pipeline:
 
     def _begin(self, stages: Sequence[str]) -> StageKeys:
         """Describe the inputs, and refuse to throw work away unasked."""
-        from selfilter_ray.samples.pool import input_files
+        from selfilter_ray.samples.inputs import input_files
 
         manifest = self.folder.manifest()
         inputs = provenance.describe_inputs(
@@ -284,9 +288,14 @@ class Pipeline:
         wanted = wanted_by(self.methods, self.config, self.comparing)
         keys = StageKeys(self.config, inputs, self.folder, wanted)
         keys.refuse_loss(keys.asked(stages), self.redo)
+        run_id = manifest.get("run_id") or new_run_id()
+        if "run_id" not in manifest:
+            self.folder.save_manifest(manifest | {"run_id": run_id})
+        self._resources.enter_context(running(run_id, self.folder.path.name))
         self.provenance = {
             "created": manifest.get("created", _now()),
             "name": self.folder.path.name,
+            "run_id": run_id,
             "seed": self.config.seed,
             "inputs": inputs,
             "versions": provenance.versions(),
@@ -301,10 +310,14 @@ class Pipeline:
         began = time.monotonic()
         record: dict[str, Any] = {"models": {}}
         self.keys.begin(name)
-        with self.terminal.stage(name, unit, total) as advance:
-            yield advance, record
+        with (
+            self.terminal.stage(name, unit, total) as advance,
+            watched_stage(name, unit, total, advance) as told,
+        ):
+            yield told, record
         record |= {"seconds": time.monotonic() - began, "finished": _now()}
         self.keys.finish(name, record, self.provenance)
+        pool_counts(self.folder.manifest().get("counts", {}))
 
     def _records(self, stage: str) -> int:
         """How many records a finished stage passed on."""
@@ -323,6 +336,9 @@ class Pipeline:
             from selfilter_ray.distributed.runtime import connected
 
             self._resources.enter_context(connected(self.config.ray))
+            from selfilter_ray.distributed.metrics import exported_by_ray
+
+            self._resources.enter_context(exported_by_ray())
             self._connected = True
 
 

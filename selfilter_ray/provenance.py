@@ -7,9 +7,12 @@ import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import selfilter_ray
+
+if TYPE_CHECKING:
+    from selfilter_ray.samples.inputs import InputFile
 
 PACKAGES = (
     "ray",
@@ -25,8 +28,10 @@ PACKAGES = (
 )
 
 
-def describe_inputs(files: Iterable[Path], known: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Path, size, time and SHA-256 of each file.
+def describe_inputs(
+    files: Iterable[InputFile], known: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Path or URI, size, time and SHA-256 of each file; the time is that of this host's file.
 
     Args:
         known: earlier descriptions; a file of the same size and time is not read again.
@@ -34,15 +39,15 @@ def describe_inputs(files: Iterable[Path], known: Iterable[dict[str, Any]]) -> l
     before = {(item["path"], item["bytes"], item["modified_ns"]): item for item in known}
     described = []
     for file in files:
-        status = file.stat()
-        identity = (str(file), status.st_size, status.st_mtime_ns)
+        status = file.path.stat()
+        identity = (file.place, status.st_size, status.st_mtime_ns)
         described.append(
             before.get(identity)
             or {
                 "path": identity[0],
                 "bytes": identity[1],
                 "modified_ns": identity[2],
-                "sha256": hash_file(file),
+                "sha256": hash_file(file.path),
             }
         )
     return described

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from selfilter_ray import atomic
-from selfilter_ray.errors import ArtifactError, ConfigError
+from selfilter_ray.errors import ArtifactError, ConfigError, StorageError
+from selfilter_ray.storage.copies import home_of
+from selfilter_ray.storage.index import Index
+from selfilter_ray.storage.lease import driving
+from selfilter_ray.storage.mirror import IMAGES, Mirror
+from selfilter_ray.storage.objects import new_token
+from selfilter_ray.storage.places import Uri, below, is_uri, shown
+from selfilter_ray.storage.shared import WEIGHTS, publish
 
 FORMAT = 1
 CHECKPOINTS = "checkpoints"  # of an unfinished training, inside its folder
@@ -24,10 +31,24 @@ STAGES = ("read", "featurize", "rate", "train", "score", "select", "report")
 
 
 class RunFolder:
-    """Paths and manifest of one run."""
+    """Paths and manifest of one run.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).resolve()
+    Args:
+        place: a local path; or a URI, of which this host then keeps a working copy. Nothing is
+            copied before the folder is locked.
+
+    Attributes:
+        uri: of the folder; None where it is on a disk.
+        path: the folder, or the working copy.
+        image_store: where images that come as bytes are kept; they are not part of the copy.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.uri = str(place) if is_uri(place) else None
+        if self.uri is None:
+            self.path = Path(place).resolve()
+        else:
+            self.path = home_of(self.uri, "runs") / Uri.of(self.uri).name
         self.manifest_file = self.path / "manifest.json"
         self.samples = self.path / "samples"
         self.read_quarantine = self.samples / "quarantine.jsonl"
@@ -50,13 +71,27 @@ class RunFolder:
         self.selected_json = self.path / "selected.json"
         self.selected_ids = self.path / "selected.ids"
         self.report = self.path / "report.html"
+        self.image_store = below(self.uri, IMAGES) if self.uri is not None else str(self.images)
+
+    def __str__(self) -> str:
+        return self.shown(self.path)
+
+    def shown(self, path: Path) -> str:
+        """A path of the folder as a user finds it."""
+        if self.uri is None:
+            return str(path)
+        name = path.relative_to(self.path).as_posix()
+        return shown(self.uri if name == "." else below(self.uri, name))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder: two runs in one folder would overwrite each other.
 
+        Of a URI the copy is brought up to date first, and what was made here is pushed at the end.
+
         Raises:
             ConfigError: when the folder cannot be written, or another process works in it.
+            StorageError: when the store of a URI does not answer.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -69,14 +104,35 @@ class RunFolder:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigError(
-                    f"another process is working in {self.path}: wait for it."
-                ) from None
+                raise ConfigError(f"another process is working in {self}: wait for it.") from None
             for folder in (self.path, self.samples, self.features, self.stage1):
                 atomic.sweep(folder)
-            yield
+            with self._up_to_date():
+                yield
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def _up_to_date(self) -> Iterator[None]:
+        """Pull before the block and push after it, with no other driver meanwhile."""
+        if self.uri is None:
+            yield
+            return
+        index = Index(self.path)
+        index.belongs_to(index.owner or new_token())
+        index.save()
+        with driving(self.uri, index.owner) as same:
+            # What only this copy has is newer where nobody drove the run since, else left over.
+            Mirror(self.uri, self.path).pull(leave=WEIGHTS, keep_edits=same)
+            try:
+                yield
+            except BaseException as error:
+                try:
+                    publish(self.path)
+                except StorageError as failed:
+                    error.add_note(f"What this host made since is not in {self} yet: {failed}")
+                raise
+            publish(self.path)
 
     def manifest(self) -> dict[str, Any]:
         """The manifest, or an empty one.
@@ -103,7 +159,9 @@ class RunFolder:
         return manifest
 
     def save_manifest(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, after everything that it vouches for."""
         atomic.write_json(self.manifest_file, manifest)
+        publish(self.path)
 
     def finished(self, stage: str) -> dict[str, Any] | None:
         """The record of a finished stage, or None."""
@@ -118,7 +176,7 @@ class RunFolder:
         """
         record = self.finished(stage)
         if record is None:
-            raise ConfigError(f"{self.path} has no finished stage {stage!r}: run it first.")
+            raise ConfigError(f"{self} has no finished stage {stage!r}: run it first.")
         return record
 
 

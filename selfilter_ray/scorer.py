@@ -20,17 +20,21 @@ from selfilter_ray.samples import Sample
 from selfilter_ray.samples.files import table_of
 from selfilter_ray.samples.images import check_image
 from selfilter_ray.samples.parse import parse_row
-from selfilter_ray.samples.paths import inside
+from selfilter_ray.samples.paths import image_place
 from selfilter_ray.samples.quarantine import REMEDIES, BadRow
 from selfilter_ray.scoring import score_features
 from selfilter_ray.stage1.score_net import ScoreNet, load_score_net
+from selfilter_ray.storage import local_copy
+
+# What a run folder must hold for scoring.
+SCORING = ("manifest.json", "stage1/score_net.safetensors")
 
 
 class Scorer:
     """Difficulty of samples by the embedder and the score net of a finished run."""
 
     def __init__(self, run_dir: str | Path, device: str | None = None) -> None:
-        folder = RunFolder(run_dir)
+        folder = RunFolder(local_copy(run_dir, SCORING))
         self.net = trained_net(folder)
         self.config = parse_config(folder.manifest()["config"])
         self._extract = extractor(self.config, self.config.data.limits, device)
@@ -43,7 +47,7 @@ class Scorer:
         Args:
             samples: ``Sample`` objects, or records as ``data.inputs`` hold them, whose images are
                 paths.
-            image_root: folder that the image paths of records are relative to.
+            image_root: folder or URI that the image paths of records are relative to.
 
         Returns:
             (N,) float32, in the order of the samples.
@@ -65,17 +69,17 @@ class Scorer:
             return item
         try:
             row = parse_row(dict(item), self.config.data.limits)
-            images = tuple(self._path(image, Path(image_root)) for image in row.images)
+            images = tuple(self._path(image, image_root) for image in row.images)
         except BadRow as error:
             raise _refused(number, error) from None
         return Sample(row.id or str(number), row.source or "", row.turns, images, "", "")
 
-    def _path(self, image: str | bytes, root: Path) -> str:
+    def _path(self, image: str | bytes, root: str | Path) -> str:
         if isinstance(image, bytes):
             raise BadRow("image_value", "give images as paths here")
-        path = inside(root, image)
+        path = image_place(root, image)
         check_image(path, self.config.data.limits)
-        return str(path)
+        return path
 
     def _refuse_failures(self, features: pa.Table) -> None:
         for number, status in enumerate(features["status"].to_pylist()):
@@ -87,7 +91,7 @@ def load_scorer(run_dir: str | Path, device: str | None = None) -> Scorer:
     """The scorer of a run whose Stage 1 is finished.
 
     Args:
-        run_dir: the run's folder.
+        run_dir: the run's folder, or its URI: then what scoring needs is copied to this host.
         device: for the embedder; a GPU when there is one.
 
     Raises:
@@ -125,7 +129,7 @@ def extractor(config: Config, limits: LimitsConfig, device: str | None = None) -
 def _refuse_ratings(inputs: str, folder: RunFolder) -> None:
     if inputs != "clip":
         raise ConfigError(
-            f"the score net of {folder.path} takes ratings of each sample (train.inputs: {inputs}),"
+            f"the score net of {folder} takes ratings of each sample (train.inputs: {inputs}),"
             " which a scorer does not make: train a run with train.inputs: clip."
         )
 

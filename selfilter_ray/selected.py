@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 from selfilter_ray import atomic
 from selfilter_ray.run_folder import RunFolder
 from selfilter_ray.samples.files import read_samples, samples_of
+from selfilter_ray.samples.inputs import files_here
 from selfilter_ray.select.contract import Selection
 from selfilter_ray.select.diverse import Picks
+from selfilter_ray.storage import name_of
 
 TEXT_LINES = {".jsonl", ".ndjson"}
 COLUMNS = {".parquet", ".arrow"}
@@ -69,7 +71,7 @@ def write_selected(folder: RunFolder, ids: Sequence[str]) -> None:
     atomic.write_text(folder.selected_json, "[\n" + ",\n".join(records) + "\n]\n")
     atomic.write_text(folder.selected_ids, "".join(f"{id}\n" for id in ids))
     places = [locator.rpartition("#") for locator in chosen["locator"].to_pylist()]
-    formats = {Path(file).suffix.lower() for file, _, _ in places}
+    formats = {Path(name_of(file)).suffix.lower() for file, _, _ in places}
     lines, columns = folder.path / "selected.jsonl", folder.path / "selected.parquet"
     for left_over in (lines, columns):  # of an earlier selection
         left_over.unlink(missing_ok=True)
@@ -92,14 +94,15 @@ def _rows_of_files(places: Sequence[tuple[str, int]]) -> pa.Table | None:
         wanted[file].append((row, rank))
     pieces: list[pa.Table] = []
     ranks: list[int] = []
+    here = files_here(list(wanted))
     for file, pairs in wanted.items():
         pairs.sort()
         start = 0
-        for piece in _pieces(Path(file)):
-            here = [(row, rank) for row, rank in pairs if start <= row < start + piece.num_rows]
-            if here:
-                pieces.append(piece.take(pa.array([row - start for row, _ in here])))
-                ranks += [rank for _, rank in here]
+        for piece in _pieces(here[file]):
+            picked = [(row, rank) for row, rank in pairs if start <= row < start + piece.num_rows]
+            if picked:
+                pieces.append(piece.take(pa.array([row - start for row, _ in picked])))
+                ranks += [rank for _, rank in picked]
             start += piece.num_rows
     try:
         table = pa.concat_tables(pieces, promote_options="permissive")

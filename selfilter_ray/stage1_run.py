@@ -4,7 +4,6 @@ one, of which the losses are enough.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +19,7 @@ from selfilter_ray.stage1.rows import Paths, part_of_pool, training_rows
 from selfilter_ray.stage1.stored import StoredLosses, train_from_losses
 from selfilter_ray.stage1.summary import correlations
 from selfilter_ray.stages import StageKeys
+from selfilter_ray.storage.shared import remove
 from selfilter_ray.training import train_into
 
 
@@ -70,7 +70,7 @@ def _from_stored_losses(
     losses = _losses_pass(config, folder, keys)
     make_pass(losses, config, folder, connect, lambda rows: None)
     began = time.monotonic()
-    shutil.rmtree(folder.stage1, ignore_errors=True)  # of another training
+    remove(folder.stage1)  # of another training
     paths = Paths(folder.samples, folder.features, folder.stage1, "", folder.ratings)
     inputs, scaling, _ = training_rows(config.train, paths)
     stored = StoredLosses.of(load_measured(losses.place, inputs.ids))

@@ -16,6 +16,8 @@ from selfilter_ray.features.shards import plan_shards, shard_keys
 from selfilter_ray.run_folder import STAGES, RunFolder, stage_key
 from selfilter_ray.samples.files import part_files
 from selfilter_ray.samples.quarantine import count_reasons, read_quarantine
+from selfilter_ray.storage.places import name_of
+from selfilter_ray.storage.shared import begun
 from selfilter_ray.strict import Strict
 from selfilter_ray.wanted import Wanted
 
@@ -36,7 +38,7 @@ class StageKeys:
         self.config, self.folder, self.wanted = config, folder, wanted
         self.settings = _settings(config)
         self._keys: dict[str, str] = {}
-        files = [(Path(item["path"]).name, item["sha256"]) for item in inputs]
+        files = [(name_of(item["path"]), item["sha256"]) for item in inputs]
         for stage in STAGES:
             before = [self._keys[name] for name in self._reads_from(stage)] or [stage_key(files)]
             self._keys[stage] = stage_key(*before, self.settings[stage])
@@ -63,7 +65,7 @@ class StageKeys:
             if not self.is_finished(earlier):
                 command = {"read": "featurize", "rate": "score"}.get(earlier, earlier)
                 raise ConfigError(
-                    f"{stage} needs {earlier} to be finished in {self.folder.path} with these "
+                    f"{stage} needs {earlier} to be finished in {self.folder} with these "
                     f"settings: run {command} first, or all of it with run."
                 )
 
@@ -122,13 +124,13 @@ class StageKeys:
                 continue
             if record is not None and record["key"] != self[stage]:
                 raise ConfigError(
-                    f"{self.folder.path} holds a finished {stage} of other settings "
+                    f"{self.folder} holds a finished {stage} of other settings "
                     f"({self._differences(stage)}). Give another run_dir, or --redo to "
                     "overwrite it."
                 )
             if record is None and self._begun_otherwise(stage):
                 raise ConfigError(
-                    f"{self.folder.path} holds an unfinished {stage} of other settings. Take those "
+                    f"{self.folder} holds an unfinished {stage} of other settings. Take those "
                     "settings again to go on, give another run_dir, or --redo to start over."
                 )
 
@@ -168,8 +170,7 @@ class StageKeys:
         """Whether the stage was interrupted under another key."""
         if stage == "featurize":
             return any(key != self[stage] for key in shard_keys(self.folder.features))
-        checkpoints = self.folder.checkpoints.glob("*/checkpoint_*")
-        return any(path.parent.name != self[stage] for path in checkpoints)
+        return any(key != self[stage] for key in begun(self.folder.checkpoints))
 
     def _outputs(self, stage: str, record: dict[str, Any]) -> list[Path]:
         folder = self.folder

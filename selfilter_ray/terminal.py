@@ -5,6 +5,7 @@ Progress bars are drawn on a terminal only; in a log file there is one line a st
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,16 +23,23 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from selfilter_ray.telemetry.logs import chosen_format
+
+log = logging.getLogger(__name__)
+
 
 class Terminal:
     """Where a run reports to. ``quiet`` says nothing at all."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        # Where log lines are asked for, they say it all, and nothing may stand between them.
+        quiet_beside = quiet or chosen_format() is not None
+        self.console = Console(stderr=True, quiet=quiet_beside, highlight=False)
         self.output = Console(quiet=quiet, highlight=False)
 
     def say(self, message: str) -> None:
         self.console.print(message, markup=False)
+        log.info(message)
 
     @contextmanager
     def stage(self, name: str, unit: str, total: int | None) -> Iterator[Callable[[int], None]]:
@@ -52,7 +60,8 @@ class Terminal:
         with bar:
             task = bar.add_task(name, total=total)
             yield lambda amount: bar.advance(task, amount)
-        self.say(f"{name}: finished in {time.monotonic() - began:.1f} s")
+        seconds = time.monotonic() - began
+        self.console.print(f"{name}: finished in {seconds:.1f} s", markup=False)
 
     def summary(self, manifest: dict[str, Any]) -> None:
         """The tables that end every command: rows in and out, and the stages."""

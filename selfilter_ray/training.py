@@ -19,10 +19,16 @@ import numpy as np
 from selfilter_ray import atomic
 from selfilter_ray.config import Config
 from selfilter_ray.run_folder import CHECKPOINTS, RunFolder
+from selfilter_ray.stage1.loggers import METRICS
+from selfilter_ray.storage import MissingError, StorageError, read_bytes
+from selfilter_ray.storage.shared import Shared, begun, fetch, is_there, publish, remove
 
 INITIAL_VLM = "initial_vlm"
 DONE = "done.json"
 ROWS = "rows.parquet"
+SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of checkpoints
+LOOK_SECONDS, LOOK_FAR_SECONDS = 0.5, 3.0
+MOST_METRICS = 2**30  # bytes
 
 
 def train_into(
@@ -53,8 +59,8 @@ def train_into(
     from selfilter_ray.stage1.prepare import prepare_model
 
     checkpoints = output / CHECKPOINTS
-    if not (checkpoints / key).exists():
-        shutil.rmtree(output, ignore_errors=True)
+    if not is_there(checkpoints / key):
+        remove(output)
     model = prepare_model(config, folder.samples, output)
     connect()
     from selfilter_ray.distributed.train import train_on_ray
@@ -65,8 +71,10 @@ def train_into(
         rows = output / ROWS
         write_rows(rows, ids, cluster_M)
     paths = Paths(folder.samples, folder.features, output, model, folder.ratings, rows)
-    with _following(output / "metrics.jsonl", advance):
+    publish(output)
+    with _following(output / METRICS, advance):
         summary = train_on_ray(config, paths, checkpoints, key)
+    fetch(output, leave=(INITIAL_VLM,))
     summary["vlm"] = provenance.hash_model(model)
     return summary
 
@@ -74,14 +82,20 @@ def train_into(
 def drop_checkpoints(output: Path) -> None:
     """Remove what only an unfinished training needs; to be called once its end is on record.
 
-    Renamed first: a folder that is half removed must not be taken for a checkpoint.
+    Renamed first: a folder that is half removed must not be taken for a checkpoint. In a store, all
+    else is pushed first, and then goes Ray Train's list of the checkpoints.
     """
     checkpoints, aside = output / CHECKPOINTS, output / ".checkpoints"
+    publish(output)
+    for key in begun(checkpoints) if Shared.of(output).place is not None else ():
+        remove(checkpoints / key / SNAPSHOT)
+        remove(checkpoints)
     if checkpoints.exists():
         shutil.rmtree(aside, ignore_errors=True)
         checkpoints.rename(aside)
     for needless in (aside, output / INITIAL_VLM):
         shutil.rmtree(needless, ignore_errors=True)
+    publish(output)
 
 
 def trained_once(output: Path, key: str, train: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -106,11 +120,12 @@ def trained_once(output: Path, key: str, train: Callable[[], dict[str, Any]]) ->
 def _following(metrics: Path, advance: Callable[[int], None]) -> Iterator[None]:
     """Report the steps that training logs while the block runs."""
     stop = threading.Event()
+    uri = Shared.of(metrics).uri
 
     def follow() -> None:
         shown = 0
-        while not stop.wait(0.5):
-            lines = metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+        while not stop.wait(LOOK_SECONDS if uri is None else LOOK_FAR_SECONDS):
+            lines = _lines(metrics if uri is None else uri, shown)
             advance(lines - shown)
             shown = lines
 
@@ -121,3 +136,13 @@ def _following(metrics: Path, advance: Callable[[int], None]) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def _lines(metrics: Path | str, before: int) -> int:
+    """Lines of the log; as many as before while its store does not answer."""
+    try:
+        return read_bytes(metrics, MOST_METRICS).count(b"\n")
+    except MissingError:
+        return 0
+    except StorageError:
+        return before

@@ -24,6 +24,8 @@ from selfilter_ray.run_folder import CHECKPOINTS, RunFolder, stage_key
 from selfilter_ray.stage1.outputs import VLM
 from selfilter_ray.stage1.prepare import count_steps
 from selfilter_ray.stages import StageKeys
+from selfilter_ray.storage.shared import begun, is_there
+from selfilter_ray.telemetry.stage import watched_stage
 from selfilter_ray.terminal import Terminal
 from selfilter_ray.training import DONE, train_into, trained_once
 from selfilter_ray.wanted import seed_ratio_of
@@ -92,7 +94,7 @@ def tuning_set(pipeline: Pipeline, on: On, ids: Ids | None) -> TuningSet:
     if not keys.is_finished(needed):
         raise ConfigError(
             f"{'tuning on the selection' if needed == 'select' else 'tuning'} needs {needed} to be "
-            f"finished in {folder.path} with these settings: run it first."
+            f"finished in {folder} with these settings: run it first."
         )
     made_from = {needed: keys[needed]}
     if needed == "select":
@@ -127,14 +129,17 @@ def tune_in(
     key = stage_key(keys["featurize"], settings, config.seed, chosen.ids.tolist())
     done = _done(folder)
     if done is not None and done.get("key") == key:
-        terminal.say(f"{folder.tuned}: nothing left to do, the model is tuned.")
+        terminal.say(f"{folder.shown(folder.tuned)}: nothing left to do, the model is tuned.")
     elif not redo:
         _refuse_loss(folder, key, done)
 
     def train() -> dict[str, Any]:
         steps = count_steps(plain, len(chosen.ids))
-        with terminal.stage("tune", "steps", steps) as advance:
-            return train_into(folder.tuned, key, plain, folder, connect, advance, chosen.ids)
+        with (
+            terminal.stage("tune", "steps", steps) as advance,
+            watched_stage("tune", "steps", steps, advance) as told,
+        ):
+            return train_into(folder.tuned, key, plain, folder, connect, told, chosen.ids)
 
     made = trained_once(folder.tuned, key, train)
     record = {
@@ -149,12 +154,12 @@ def tune_in(
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     record["finished"] = before["finished"] if before.get("key") == key else finished
     folder.save_manifest(manifest | {"tuned": record})
-    return record | {"path": str(folder.tuned / VLM)}
+    return record | {"path": folder.shown(folder.tuned / VLM)}
 
 
 def _done(folder: RunFolder) -> dict[str, Any] | None:
     """The completion record of a tuned model that is still there."""
-    if not (folder.tuned / VLM).is_dir():
+    if not is_there(folder.tuned / VLM):
         (folder.tuned / DONE).unlink(missing_ok=True)
         return None
     try:
@@ -167,14 +172,13 @@ def _done(folder: RunFolder) -> dict[str, Any] | None:
 def _refuse_loss(folder: RunFolder, key: str, done: dict[str, Any] | None) -> None:
     if done is not None:
         raise ConfigError(
-            f"{folder.tuned} holds a model that was tuned under other settings or on other "
-            "records. Move that folder away to keep it, or --redo to overwrite it."
+            f"{folder.shown(folder.tuned)} holds a model that was tuned under other settings or on "
+            "other records. Move that folder away to keep it, or --redo to overwrite it."
         )
-    begun = {path.parent.name for path in (folder.tuned / CHECKPOINTS).glob("*/checkpoint_*")}
-    if begun - {key}:
+    if begun(folder.tuned / CHECKPOINTS) - {key}:
         raise ConfigError(
-            f"{folder.tuned} holds an unfinished tuning under other settings or on other records. "
-            "Take those again to go on, or --redo to start over."
+            f"{folder.shown(folder.tuned)} holds an unfinished tuning under other settings or on "
+            "other records. Take those again to go on, or --redo to start over."
         )
 
 
@@ -192,7 +196,7 @@ def _given_ids(ids: Ids, usable: np.ndarray, folder: RunFolder) -> np.ndarray:
     unknown = wanted[~np.isin(wanted, usable)]
     if len(unknown):
         raise DataError(
-            f"{where}: {len(unknown)} of {len(wanted)} ids are no usable records of {folder.path}, "
+            f"{where}: {len(unknown)} of {len(wanted)} ids are no usable records of {folder}, "
             f"{unknown[0]!r} first: take ids as {folder.scores.name} has them, one a line."
         )
     return wanted
@@ -205,7 +209,7 @@ def _read_ids(file: Path, folder: RunFolder) -> list[str]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise DataError(
             f"{file} cannot be read ({reason}): give a file with one id a line, such as "
-            f"{folder.selected_ids}."
+            f"{folder.shown(folder.selected_ids)}."
         ) from None
     lines = (line.rstrip("\r") for line in text.split("\n"))
     return [line for line in lines if line]

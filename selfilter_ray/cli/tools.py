@@ -54,11 +54,3 @@ def validate(
         )
     if quarantine is not None:
         write_quarantine(quarantine, pool.quarantined)
-
-
-@app.command()
-def doctor() -> None:
-    """What this machine can do: versions, devices, compiler, a Ray task, a DeepSpeed operator."""
-    from selfilter_ray.doctor import examine
-
-    raise typer.Exit(0 if examine() else 1)

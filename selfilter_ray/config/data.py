@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from selfilter_ray.storage.places import checked
 from selfilter_ray.strict import Positive, Strict
+
+# A local path, or a URI of a known store.
+Place = Annotated[str, AfterValidator(checked)]
 
 
 class LimitsConfig(Strict):
@@ -23,15 +27,16 @@ class LimitsConfig(Strict):
 class DataConfig(Strict):
     """The pool: LLaVA JSON, JSONL, parquet or a Hugging Face dataset folder.
 
-    ``inputs`` are files or folders, or ``package:easy-vqa/train`` for the packaged data set.
+    ``inputs`` are files or folders, or ``package:easy-vqa/train`` for the packaged data set. They
+    and ``image_root`` are local paths or URIs.
     ``limit`` keeps that many records, chosen by a hash of the id and the seed, so that the choice
     does not depend on the order of the input.
     """
 
     speed_only = frozenset({"check_threads"})
 
-    inputs: list[str] = Field(min_length=1)
-    image_root: str | None = None
+    inputs: list[Place] = Field(min_length=1)
+    image_root: Place | None = None
     source_field: str = "source"
     limit: Positive | None = None
     limits: LimitsConfig = LimitsConfig()

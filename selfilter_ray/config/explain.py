@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from selfilter_ray.config.root import Config
 from selfilter_ray.select.settings import SETTINGS
+from selfilter_ray.storage.places import shown
 
 
 def explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
@@ -24,8 +25,13 @@ def explain(error: ValidationError, root: type[BaseModel] = Config) -> str:
             lines.append(f"{where}: missing, it must be given.")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {message} (got {item['input']!r})")
+            lines.append(f"{where}: {message} (got {_shown(item['input'])})")
     return "config is not valid:\n  " + "\n  ".join(dict.fromkeys(lines))
+
+
+def _shown(value: object) -> str:
+    """The value as it was given, but for secrets of a URI."""
+    return repr(shown(value) if isinstance(value, str) else value)
 
 
 def _field_path(location: Sequence[str | int]) -> list[str | int]:

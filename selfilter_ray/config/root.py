@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from selfilter_ray.compare.settings import CompareConfig
-from selfilter_ray.config.data import DataConfig
+from selfilter_ray.config.data import DataConfig, Place
 from selfilter_ray.config.featurize import FeaturizeConfig
 from selfilter_ray.config.train import TrainConfig, TuneConfig, plain_training
 from selfilter_ray.measure.settings import MeasureConfig
@@ -79,7 +79,7 @@ class RayConfig(Strict):
 class Config(Strict):
     """A whole run."""
 
-    run_dir: str
+    run_dir: Place
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig
     featurize: FeaturizeConfig = FeaturizeConfig()

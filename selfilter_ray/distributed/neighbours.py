@@ -24,6 +24,7 @@ from selfilter_ray.select.neighbours.sharded import ShardedSearch
 from selfilter_ray.select.selfilter import selection_of
 from selfilter_ray.select.settings import SelfilterSettings
 from selfilter_ray.select.sites import Sites
+from selfilter_ray.storage.shared import Shared
 
 GPU_BACKENDS = ("torch", "faiss-gpu")
 LARGE = 100_000  # bytes; what is smaller travels inside a call
@@ -32,8 +33,8 @@ LARGE = 100_000  # bytes; what is smaller travels inside a call
 class ShardActor:
     """Loads its feature files and answers for them."""
 
-    def __init__(self, files: list[str], backend: BackendName) -> None:
-        features = load_shards([Path(file) for file in files])
+    def __init__(self, files: list[Shared], backend: BackendName) -> None:
+        features = load_shards([file.here() for file in files])
         self._ids = features.ids
         self._width = features.features_ND.shape[1]
         self._shard = FeatureShard(features.features_ND, backend)
@@ -57,7 +58,7 @@ def select_sharded(
     """Self-Filter's method with the features in ``settings.shards`` actors.
 
     Args:
-        files: of the feature shards, readable on every node.
+        files: of the feature shards, on a disk of every node or in a run folder by URI.
         pool: without features; needs ``difficulty``.
         progress: told the number of picks made, once in a while.
 
@@ -111,8 +112,8 @@ class _Sender:
 
 def _actors(files: Sequence[Path], shards: int, backend: BackendName) -> list[Any]:
     """One actor a part of the files; they share the machine's cores, and GPUs where needed."""
-    parts = [list(map(str, part)) for part in np.array_split(np.array(files, object), shards)]
-    parts = [part for part in parts if part]
+    split = np.array_split(np.array(files, object), shards)
+    parts = [[Shared.of(file) for file in part] for part in split if len(part)]
     there = float(ray.cluster_resources().get("GPU", 0.0)) if backend in GPU_BACKENDS else 0.0
     gpus = min(1.0, there / len(parts))
     actor: Any = ray.remote(num_cpus=min(1.0, _cores() / len(parts)), num_gpus=gpus)(ShardActor)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,12 +19,16 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from selfilter_ray.config import RayConfig
+from selfilter_ray.distributed.metrics import join_on_ray
 from selfilter_ray.distributed.runtime import gpus_each, require
-from selfilter_ray.errors import ArtifactError, ConfigError, DataError, SelfilterError
+from selfilter_ray.errors import ArtifactError, ConfigError, DataError, SelfilterError, StorageError
 from selfilter_ray.features.shards import Shard, ShardRecord, finish_shard
 from selfilter_ray.samples.files import read_sample_range
+from selfilter_ray.storage.shared import Shared, everywhere, fetch, here, publish
+from selfilter_ray.telemetry.run import Run, carried
+from selfilter_ray.telemetry.shards import ShardWatch, making_shard
 
-ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, ArtifactError)}
+ERRORS = {kind.__name__: kind for kind in (ConfigError, DataError, ArtifactError, StorageError)}
 
 
 class ShardMaker(Protocol):
@@ -58,7 +62,8 @@ class Pass:
         section: the config section, for messages.
         build: called once in each actor with ``device`` ("cpu" or "cuda") and the arguments; gives
             the maker. A class whose constructor takes those will do.
-        arguments: settings and plain data: they travel to the actors.
+        arguments: settings and plain data: they travel to the actors. A path in the run's folder
+            is one there, too.
         columns: of ``samples/``, what the maker reads.
         calls_per_actor: shards in an actor at once. More than one overlaps decoding with the model,
             and needs a maker that several threads may call.
@@ -88,13 +93,15 @@ def make_shards(
         actors: how many, and the CPUs and GPUs of each.
         ray_config: of the instance that is up.
         shards: what is still to be made.
-        samples, folder: where to read and to write; every node of the cluster must reach them.
+        samples, folder: where to read and to write: on a disk that every node reaches, or in the
+            working copy of a run folder by URI, which is pushed before and pulled after.
         key: goes into each completion record.
         progress: told the rows of each finished shard.
 
     Raises:
         SelfilterError: that building a maker, or making a shard, raised.
         ConfigError: when a local instance can never offer the actors.
+        StorageError: when the store of a run folder by URI does not answer.
     """
     if not shards:
         return
@@ -102,10 +109,13 @@ def make_shards(
     pool = actors.actors
     lowest, highest = pool if isinstance(pool, tuple) else (pool, pool)
     require(ray_config, highest, cpus, gpus, f"{work.section}.actors x cpus_per_actor")
+    publish(folder)
+    sent = {name: everywhere(value) for name, value in work.arguments.items()}
+    places = (Shared.of(samples), Shared.of(folder))
     rows = [{"number": s.number, "start": s.start, "stop": s.stop} for s in shards]
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         ShardActor,  # type: ignore[arg-type]
-        fn_constructor_args=(work, cpus, str(samples), str(folder), key),
+        fn_constructor_args=(replace(work, arguments=sent), cpus, *places, key, carried()),
         compute=ActorPoolStrategy(
             min_size=min(lowest, len(rows)),
             max_size=min(highest, len(rows)),
@@ -115,10 +125,13 @@ def make_shards(
         num_cpus=cpus,
         num_gpus=gpus,
     )
+    watch = ShardWatch(work.section, len(rows), highest * work.calls_per_actor)
     for row in done.iter_rows():
         if row["problem"]:
             raise ERRORS.get(row["kind"], SelfilterError)(row["problem"])
+        watch.made(int(row["rows"]), float(row["seconds"]))
         progress(int(row["rows"]))
+    fetch(folder)
 
 
 class ShardActor:
@@ -128,15 +141,26 @@ class ShardActor:
     an actor, and Ray would try again.
     """
 
-    def __init__(self, work: Pass, cpus: int, samples: str, folder: str, key: str) -> None:
+    def __init__(
+        self,
+        work: Pass,
+        cpus: int,
+        samples: Shared,
+        folder: Shared,
+        key: str,
+        run: Run | None = None,
+    ) -> None:
+        join_on_ray(run, work.section)
+        self.section = work.section
         torch.set_num_threads(cpus)
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        self.columns, self.key = work.columns, key
-        self.samples, self.folder = Path(samples), Path(folder)
+        self.columns, self.key, self.folder = work.columns, key, folder
         self.problem: SelfilterError | None = None
         device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         try:
-            self.maker = work.build(device=device, **work.arguments)
+            self.samples = samples.here()
+            arguments = {name: here(value) for name, value in work.arguments.items()}
+            self.maker = work.build(device=device, **arguments)
             self.model = self.maker.weights_hash()
         except SelfilterError as error:
             self.problem = error
@@ -146,10 +170,13 @@ class ShardActor:
         try:
             if self.problem is not None:
                 raise self.problem
-            self._make(shard)
+            began = time.monotonic()
+            with making_shard(self.section, shard.number, shard.stop - shard.start):
+                self._make(shard)
         except SelfilterError as error:
-            return {"rows": 0, "problem": str(error), "kind": type(error).__name__}
-        return {"rows": shard.stop - shard.start, "problem": "", "kind": ""}
+            return {"rows": 0, "seconds": 0.0, "problem": str(error), "kind": type(error).__name__}
+        seconds = time.monotonic() - began
+        return {"rows": shard.stop - shard.start, "seconds": seconds, "problem": "", "kind": ""}
 
     def _make(self, shard: Shard) -> None:
         began = time.monotonic()
@@ -157,4 +184,5 @@ class ShardActor:
             read_sample_range(self.samples, shard.start, shard.stop, list(self.columns))
         )
         record = ShardRecord(self.key, table.num_rows, time.monotonic() - began, self.model)
-        finish_shard(self.folder, shard, table, record)
+        with self.folder.to_fill() as folder:
+            finish_shard(folder, shard, table, record)

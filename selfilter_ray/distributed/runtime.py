@@ -6,13 +6,17 @@ import logging
 import os
 import platform
 import secrets
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from selfilter_ray.config import RayConfig
+from selfilter_ray.distributed.token import offer_token, refusal
 from selfilter_ray.errors import ConfigError
+
+REACH_SECONDS = 10.0
 
 
 @contextmanager
@@ -22,11 +26,12 @@ def connected(config: RayConfig) -> Iterator[None]:
     Raises:
         ConfigError: when the cluster does not answer.
     """
-    local = config.address is None and not os.environ.get("RAY_ADDRESS")
-    if local:
-        _prepare_local()
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    local = not address
+    prepare(address)
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     import ray
+    from ray.exceptions import AuthenticationError
 
     if ray.is_initialized():
         yield
@@ -40,8 +45,10 @@ def connected(config: RayConfig) -> Iterator[None]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
+    except AuthenticationError:
+        raise ConfigError(refusal(f"Ray at {address}")) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"Ray at {config.address or 'local'} does not answer: {error}") from error
+        raise ConfigError(f"Ray at {address or 'local'} does not answer: {error}") from error
     _quiet()
     try:
         yield
@@ -88,6 +95,46 @@ def describe() -> str:
     return f"a task ran on {place}; {cpus:g} CPUs, {gpus:g} GPUs"
 
 
+def prepare(address: str | None) -> None:
+    """Settle what Ray reads from the environment when it is first imported.
+
+    Raises:
+        ConfigError: when a cluster does not answer.
+    """
+    if address:
+        _prepare_cluster(address)
+    else:
+        _prepare_local()
+
+
+def _prepare_cluster(address: str) -> None:
+    """Offer the token, and find out at once whether anything listens: Ray would try for minutes.
+
+    Raises:
+        ConfigError: when the address is a dashboard's, or nobody answers there.
+    """
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{address} is a dashboard: send the run there with selfilter-ray submit --address, or "
+            "give ray.address (RAY_ADDRESS) the head's own address, such as head:6379."
+        )
+    offer_token()
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdecimal() or "/" in host:
+        return  # auto, or ray://, which have their own ways
+    host = host.strip("[]")
+    if host in ("localhost", "::1") or host.startswith("127."):
+        # Ray would look for a loopback address at this machine's outer one.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        socket.create_connection((host, int(port)), REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"Ray at {address} does not answer ({error}): look whether the head runs and can be "
+            "reached from here."
+        ) from None
+
+
 def _prepare_local() -> None:
     """A local instance listens on the loopback interface only and asks for a token of its own.
 
@@ -114,9 +161,12 @@ def _native_messages_aside() -> Iterator[None]:
         os.dup2(aside.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             aside.seek(0)
-            os.write(terminal, aside.read())
+            text = aside.read()
+            if b"InvalidAuthToken" in text and isinstance(error, ConnectionError):
+                raise ConfigError(refusal("the cluster")) from None
+            os.write(terminal, text)
             raise
         finally:
             os.dup2(terminal, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import ray
 from selfilter_ray.features.shards import load_shards
 from selfilter_ray.scoring import score_features
 from selfilter_ray.stage1.score_net import load_score_net
+from selfilter_ray.storage.shared import Shared
 
 
 def score_shards(files: list[Path], score_net: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -21,12 +23,13 @@ def score_shards(files: list[Path], score_net: Path) -> tuple[np.ndarray, np.nda
     """
 
     def score(row: dict[str, Any]) -> list[dict[str, Any]]:
-        features = load_shards([Path(row["file"])])
-        net, _ = load_score_net(score_net)
+        features = load_shards([Shared(row["place"], row["name"]).here()])
+        net, _ = load_score_net(net_file.here())
         z_N = score_features(net, features.features_ND)
         return [{"id": id, "z": z} for id, z in zip(features.ids, z_N, strict=True)]
 
-    work = [{"file": str(file)} for file in files]
+    net_file = Shared.of(score_net)
+    work = [asdict(Shared.of(file)) for file in files]
     rows = ray.data.from_items(work, override_num_blocks=len(work)).flat_map(score)
     ids, scores = [], []
     for batch in rows.iter_batches(batch_size=None, batch_format="numpy"):

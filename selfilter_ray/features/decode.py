@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
@@ -19,7 +18,7 @@ from selfilter_ray.config import LimitsConfig
 from selfilter_ray.samples.images import load_image
 from selfilter_ray.samples.quarantine import BadRow
 
-# A picture: the path of its file, or the bytes of it.
+# A picture: the path or URI of its file, or the bytes of it.
 Name = TypeVar("Name", str, bytes, str | bytes)
 
 
@@ -68,9 +67,8 @@ class Decoder:
             yield _collected(ahead.popleft())
 
     def _pixels(self, name: str | bytes) -> torch.Tensor | BadRow:
-        source = name if isinstance(name, bytes) else Path(name)
         try:
-            return self._preprocess(load_image(source, self._limits))
+            return self._preprocess(load_image(name, self._limits))
         except BadRow as error:
             return error
 

@@ -44,6 +44,8 @@ class TokenStatistics:
         sum_p2_B: mean of sum_v p[v]^2.
         p_y_B: mean of p[y].
         margin_B: mean of p[y] - max_{v != y} p[v], from -1 to 1; below 0 where a wrong token leads.
+        right_B: share of tokens whose label has the highest logit, the smallest id among equals:
+            1 exactly where greedy decoding would say what is supervised.
         grand_B: norm of the gradient of L by the head's weight; None when not asked for.
     """
 
@@ -54,6 +56,7 @@ class TokenStatistics:
     sum_p2_B: torch.Tensor
     p_y_B: torch.Tensor
     margin_B: torch.Tensor
+    right_B: torch.Tensor
     grand_B: torch.Tensor | None
 
 
@@ -83,20 +86,20 @@ def token_statistics(
     of_tokens_KN = torch.cat([_of_chunk(head, *chunk) for chunk in chunks], dim=1)
     log_norm_N = of_tokens_KN[-1]
     tokens_B = supervised_BT.sum(1)
-    sums_KB = of_tokens_KN.new_zeros(5, len(labels_BT), dtype=torch.float64)
+    sums_KB = of_tokens_KN.new_zeros(6, len(labels_BT), dtype=torch.float64)
     sums_KB.index_add_(1, supervised_BT.nonzero()[:, 0], of_tokens_KN[:-1].double())
-    loss_B, el2n_B, sum_p2_B, p_y_B, margin_B = sums_KB / tokens_B
+    loss_B, *means_KB = sums_KB / tokens_B
     grand_B = None
     if grand:
         parts = (part.split(tokens_B.tolist()) for part in (hidden_ND, targets_N, log_norm_N))
         samples = [AnswerTokens(*sample) for sample in zip(*parts, strict=True)]
         entries = chunk_tokens * len(weight_VD)
         grand_B = torch.stack([gradient_norm(head, sample, entries) for sample in samples])
-    return TokenStatistics(tokens_B, sums_KB[0], loss_B, el2n_B, sum_p2_B, p_y_B, margin_B, grand_B)
+    return TokenStatistics(tokens_B, sums_KB[0], loss_B, *means_KB, grand_B)
 
 
 def _of_chunk(head: Head, hidden_CD: torch.Tensor, targets_C: torch.Tensor) -> torch.Tensor:
-    """(6, C) float32: loss, EL2N, sum of p^2, p of the label, margin, log of the normaliser."""
+    """(7, C) float32: loss, EL2N, sum of p^2, p of the label, margin, right, log normaliser."""
     logits_CV = head.logits(hidden_CD, 0, len(head.weight_VD))
     log_p_CV = torch.log_softmax(logits_CV, dim=1)
     label_C1 = targets_C[:, None]
@@ -108,4 +111,6 @@ def _of_chunk(head: Head, hidden_CD: torch.Tensor, targets_C: torch.Tensor) -> t
     p_C = log_p_C.exp()
     el2n_C = (torch.expm1(log_p_C).square() + others_p2_C).sqrt()
     margin_C = p_C - others_CV.amax(1)
-    return torch.stack([-log_p_C, el2n_C, p_C.square() + others_p2_C, p_C, margin_C, log_norm_C])
+    right_C = (logits_CV.argmax(1) == targets_C).float()  # the first of equals
+    sum_p2_C = p_C.square() + others_p2_C
+    return torch.stack([-log_p_C, el2n_C, sum_p2_C, p_C, margin_C, right_C, log_norm_C])

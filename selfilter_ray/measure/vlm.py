@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -109,7 +108,7 @@ class MeasuredVlm:
         Raises:
             BadRow: when one is missing or broken.
         """
-        images = [load_image(Path(name), self.limits) for name in sample.images]
+        images = [load_image(name, self.limits) for name in sample.images]
         with self._tokenizer:
             return [self.data.family.picture(image) for image in images]
 
@@ -142,6 +141,6 @@ class MeasuredVlm:
 
     def _size(self, name: str) -> tuple[int, int]:
         try:
-            return load_image(Path(name), self.limits).size
+            return load_image(name, self.limits).size
         except BadRow:
             return BLANK_SIZE

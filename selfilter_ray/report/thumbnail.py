@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 
 from PIL import Image
 
@@ -15,13 +14,13 @@ from selfilter_ray.samples.quarantine import BadRow
 JPEG_QUALITY = 78
 
 
-def thumbnail(path: str | Path, pixels: int, limits: LimitsConfig) -> str | None:
-    """The image at most ``pixels`` wide and high as a data address; None if it cannot be read.
+def thumbnail(path: str, pixels: int, limits: LimitsConfig) -> str | None:
+    """The image of a path or URI at most ``pixels`` wide and high as a data address; None if it cannot be read.
 
     It is decoded as the stages decode it: what the report shows is what the models saw.
     """
     try:
-        picture = load_image(Path(path), limits)
+        picture = load_image(path, limits)
     except BadRow:
         return None
     picture.thumbnail((pixels, pixels), Image.Resampling.LANCZOS, reducing_gap=2.0)

@@ -6,14 +6,16 @@ there. Decoding then yields one RGB picture whatever the file's mode, orientatio
 
 from __future__ import annotations
 
-import io
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from selfilter_ray.config import LimitsConfig
+from selfilter_ray.errors import StorageError
+from selfilter_ray.samples.picture_files import Source, picture_file
 from selfilter_ray.samples.quarantine import BadRow
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -23,19 +25,24 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def check_image(source: Path | bytes, limits: LimitsConfig) -> None:
+def check_image(source: Source, limits: LimitsConfig) -> int:
     """Refuse an image by its size on disk and its header, without decoding it.
+
+    Args:
+        source: a path, a URI, or the bytes of a file.
+
+    Returns:
+        Bytes of the file.
 
     Raises:
         BadRow: image_missing, image_broken, image_format, image_too_large, image_aspect_ratio.
+        StorageError: when the store of a URI does not answer.
     """
-    with _opened(source, limits):
-        pass
+    with picture_file(source, limits, whole=False) as file, _opened(file.content, limits):
+        return file.size
 
 
-def load_image(
-    source: Path | bytes, limits: LimitsConfig, least_edge: int | None = None
-) -> Image.Image:
+def load_image(source: Source, limits: LimitsConfig, least_edge: int | None = None) -> Image.Image:
     """Check and decode the first frame as upright RGB; transparency is laid on white.
 
     Args:
@@ -44,22 +51,24 @@ def load_image(
 
     Raises:
         BadRow: as ``check_image``, and image_broken when the pixels cannot be decoded.
+        StorageError: when the store of a URI does not answer.
     """
-    with _opened(source, limits) as image:
+    with picture_file(source, limits, whole=True) as file, _opened(file.content, limits) as image:
         try:
             if least_edge is not None:
                 image.draft(None, (least_edge, least_edge))
             return _as_rgb(ImageOps.exif_transpose(image))
+        except StorageError:
+            raise
         except Exception as error:  # Pillow raises many types on hostile files
             raise BadRow("image_broken", f"cannot be decoded: {_short(error)}") from None
 
 
-def _opened(source: Path | bytes, limits: LimitsConfig) -> Image.Image:
-    _check_bytes(source, limits)
+def _opened(content: Path | BinaryIO, limits: LimitsConfig) -> Image.Image:
     try:
-        image = Image.open(
-            io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
-        )
+        image = Image.open(content, formats=FORMATS)
+    except StorageError:
+        raise
     except UnidentifiedImageError:
         raise BadRow("image_format", "not an image of a known format") from None
     except Image.DecompressionBombError as error:  # Pillow's own limit lies above our default
@@ -72,22 +81,6 @@ def _opened(source: Path | bytes, limits: LimitsConfig) -> Image.Image:
         image.close()
         raise
     return image
-
-
-def _check_bytes(source: Path | bytes, limits: LimitsConfig) -> None:
-    if isinstance(source, bytes):
-        size = len(source)
-    else:
-        try:
-            if not source.is_file():
-                raise BadRow("image_missing", f"no such file: {source}")
-            size = source.stat().st_size
-        except (OSError, ValueError) as error:
-            raise BadRow("image_missing", f"{source}: {_short(error)}") from None
-    if size == 0:
-        raise BadRow("image_broken", "the file is empty")
-    if size > limits.image_bytes:
-        raise BadRow("image_too_large", f"{size} bytes, the limit is {limits.image_bytes}")
 
 
 def _check_size(width: int, height: int, limits: LimitsConfig) -> None:

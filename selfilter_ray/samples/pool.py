@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from selfilter_ray import atomic
 from selfilter_ray.config import DataConfig
 from selfilter_ray.errors import DataError
 from selfilter_ray.samples.files import SCHEMA
 from selfilter_ray.samples.identity import content_hash, limited, made_id, unique_ids
 from selfilter_ray.samples.images import check_image
+from selfilter_ray.samples.inputs import InputFile, input_files
 from selfilter_ray.samples.parse import ParsedRow, parse_row
-from selfilter_ray.samples.paths import inside
+from selfilter_ray.samples.paths import image_place
 from selfilter_ray.samples.quarantine import BadRow, Quarantined, count_reasons
-from selfilter_ray.samples.readers import RawRow, data_files, read_rows
+from selfilter_ray.samples.readers import RawRow, read_rows
+from selfilter_ray.storage import below, exists, write_bytes
+from selfilter_ray.storage.places import plain
 
 CHUNK_ROWS = 512
 
@@ -73,7 +75,7 @@ class NothingUsableError(DataError):
 
 def read_pool(
     config: DataConfig,
-    image_store: Path,
+    image_store: str | Path,
     seed: int = 0,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Pool:
@@ -81,41 +83,29 @@ def read_pool(
 
     Args:
         config: inputs, image root and limits.
-        image_store: folder for images that come as bytes, named by their hash.
+        image_store: folder or URI for images that come as bytes, named by their hash.
         seed: decides which records ``config.limit`` keeps.
         progress: told the number of rows of each chunk.
 
     Raises:
         DataError: when a file cannot be read.
         NothingUsableError: when no row is usable.
+        StorageError: when the store of a URI does not answer.
     """
-    reading = _Reading(config, image_store)
+    reading = _Reading(config, str(image_store))
     with ThreadPoolExecutor(config.check_threads) as threads:
         for file in input_files(config):
-            for chunk in _chunks(read_rows(file), CHUNK_ROWS):
+            for chunk in _chunks(read_rows(file.path), CHUNK_ROWS):
                 reading.take(chunk, file, threads)
                 progress(len(chunk))
     return reading.finish(seed)
 
 
-def input_files(config: DataConfig) -> list[Path]:
-    """Every data file of the configured inputs.
-
-    Raises:
-        DataError: for an input that does not exist.
-    """
-    files = [file for name in config.inputs for file in data_files(_input_path(name))]
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise DataError(f"{missing[0]} is missing: the dataset folder is incomplete.")
-    return files
-
-
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """An image of a row: its file, a name that does not depend on where it lies, its bytes."""
+    """An image of a row: its path or URI, a name that does not depend on that, its bytes."""
 
-    path: Path
+    place: str
     name: str
     content: bytes | None
 
@@ -131,18 +121,19 @@ class _Reading:
     """The state of one pass over the inputs."""
 
     config: DataConfig
-    image_store: Path
+    image_store: str
     rows_in: int = 0
     batches: list[pa.RecordBatch] = field(default_factory=list)
     ids: list[str | None] = field(default_factory=list)
     contents: list[str] = field(default_factory=list)
     quarantined: list[Quarantined] = field(default_factory=list)
-    image_checks: dict[Path, BadRow | int] = field(default_factory=dict)
+    image_checks: dict[str, BadRow | int] = field(default_factory=dict)
     first_rows: dict[tuple[str, str], int] = field(default_factory=dict)
     repeats: defaultdict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
 
-    def take(self, chunk: list[RawRow], file: Path, threads: ThreadPoolExecutor) -> None:
-        root = Path(self.config.image_root or file.parent)
+    def take(self, chunk: list[RawRow], file: InputFile, threads: ThreadPoolExecutor) -> None:
+        root = self.config.image_root or file.root
+        chunk = [_placed(raw, file) for raw in chunk]
         parsed = [self._parse(raw, root) for raw in chunk]
         self._look_at_images(parsed, threads)
         rows = []
@@ -193,7 +184,7 @@ class _Reading:
             dropped.update(others)
         return [row for row in range(len(self.ids)) if row not in dropped]
 
-    def _parse(self, raw: RawRow, root: Path) -> _Parsed | BadRow:
+    def _parse(self, raw: RawRow, root: str) -> _Parsed | BadRow:
         if raw.error is not None:
             return raw.error
         try:
@@ -203,37 +194,37 @@ class _Reading:
             return error
         return _Parsed(row, images)
 
-    def _image(self, image: str | bytes, root: Path) -> _Image:
+    def _image(self, image: str | bytes, root: str) -> _Image:
         if isinstance(image, str):
-            return _Image(inside(root, image), image, None)
+            return _Image(image_place(root, image), image, None)
         name = hashlib.sha256(image).hexdigest()
-        return _Image(self.image_store / name[:2] / name, name, image)
+        return _Image(below(self.image_store, f"{name[:2]}/{name}"), name, image)
 
     def _look_at_images(self, parsed: list[_Parsed | BadRow], threads: ThreadPoolExecutor) -> None:
         """Check each image that is new, many at a time: it is all waiting for storage."""
         rows = [row for row in parsed if isinstance(row, _Parsed)]
-        new = {image.path: image for row in rows for image in row.images}
-        new = {path: image for path, image in new.items() if path not in self.image_checks}
+        new = {image.place: image for row in rows for image in row.images}
+        new = {place: image for place, image in new.items() if place not in self.image_checks}
         results = threads.map(self._problem_or_size, new.values())
         self.image_checks.update(zip(new, results, strict=True))
 
     def _problem_or_size(self, image: _Image) -> BadRow | int:
+        content = image.content
         try:
-            check_image(image.path if image.content is None else image.content, self.config.limits)
+            size = check_image(image.place if content is None else content, self.config.limits)
         except BadRow as error:
             return error
-        content = image.content
-        if content is not None and not image.path.exists():
-            atomic.write_with(image.path, lambda temporary: temporary.write_bytes(content))
-        return image.path.stat().st_size
+        if content is not None and not exists(image.place):
+            write_bytes(image.place, content)
+        return size
 
-    def _accept(self, raw: RawRow, result: _Parsed | BadRow, file: Path) -> dict[str, Any]:
+    def _accept(self, raw: RawRow, result: _Parsed | BadRow, file: InputFile) -> dict[str, Any]:
         if isinstance(result, BadRow):
             raise result
         row, images = result.row, result.images
         names = []
         for image in images:
-            checked = self.image_checks[image.path]
+            checked = self.image_checks[image.place]
             if isinstance(checked, BadRow):
                 raise BadRow(checked.reason, f"{image.name[:200]}: {checked.detail}")
             # The same name below two roots may be two pictures: their sizes tell them apart.
@@ -247,17 +238,26 @@ class _Reading:
         self.contents.append(content)
         return {
             "id": "",
-            "source": row.source or _source_of(file, row.images),
+            "source": row.source or _source_of(file.path, row.images),
             "turns": [{"role": turn.role, "text": turn.text} for turn in row.turns],
-            "images": [str(image.path) for image in images],
+            "images": [image.place for image in images],
             "locator": raw.locator,
             "record": raw.record,
         }
 
 
+def _placed(raw: RawRow, file: InputFile) -> RawRow:
+    """The row, its locator naming the file where the user has it, not this host's copy."""
+    path = str(file.path)
+    if file.place == path:
+        return raw
+    return replace(raw, locator=file.place + raw.locator.removeprefix(path))
+
+
 def _ordered(table: pa.Table) -> pa.Table:
     first_image = pa.array(
-        (images[0] if images else None for images in table["images"].to_pylist()), pa.string()
+        (plain(images[0]) if images else None for images in table["images"].to_pylist()),
+        pa.string(),
     )
     order = pc.sort_indices(
         pa.table({"image": first_image, "id": table["id"]}),
@@ -289,14 +289,6 @@ def _nothing_usable(rows_in: int, quarantined: list[Quarantined]) -> str:
         f"none of the {rows_in} rows is usable ({listed}). "
         f"First, {first.locator}: {first.detail}; remedy: {first.remedy}."
     )
-
-
-def _input_path(name: str) -> Path:
-    if name.startswith("package:"):
-        from selfilter_ray.bundled.easy_vqa import packaged_dataset
-
-        return packaged_dataset(name.removeprefix("package:"))
-    return Path(name)
 
 
 def _chunks(rows: Iterable[RawRow], size: int) -> Iterator[list[RawRow]]:

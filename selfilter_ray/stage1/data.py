@@ -6,10 +6,10 @@ Rows are numbers in the pool sorted by id, so an epoch's order depends on the se
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
@@ -61,13 +61,19 @@ class Stage1Data(Dataset[Example]):
         self.tokenizer = self.family.tokenizer
         self._blank: Picture | None = None
 
+    @property
+    def reads_from_a_store(self) -> bool:
+        """Whether images are opened by URI."""
+        places = pc.list_flatten(self.samples["images"])
+        return bool(pc.any(pc.match_substring(places, "://")).as_py())
+
     def __len__(self) -> int:
         return len(self.features.ids)
 
     def __getitem__(self, row: int) -> Example:
         sample = sample_of(self.samples.slice(row, 1).to_pylist()[0])
         try:
-            images = [load_image(Path(name), self.limits) for name in sample.images]
+            images = [load_image(name, self.limits) for name in sample.images]
         except BadRow as error:
             raise DataError(
                 f"the image of {sample.id} was there when features were made, and is not usable "

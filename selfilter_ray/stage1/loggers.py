@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from selfilter_ray import atomic
 from selfilter_ray.config import TrainConfig
 from selfilter_ray.errors import ConfigError
+from selfilter_ray.telemetry.training import TrainingWatch
 
 METRICS = "metrics.jsonl"
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
@@ -62,6 +63,7 @@ class StepLog:
         self.folder, self.train = folder, train
         self.known = 0
         self.trackers: dict[str, Tracker] = {}
+        self.watch = TrainingWatch(folder.name)
 
     def start(self, steps: int) -> None:
         """Go on after so many steps; what was logged of later ones is void.
@@ -72,6 +74,7 @@ class StepLog:
         file = self.folder / METRICS
         lines = file.read_text(encoding="utf-8").splitlines() if steps else []
         self.known = len(lines)
+        self.watch.start(steps)
         atomic.write_text(file, "".join(line + "\n" for line in lines[:steps]))
         for name in self.train.loggers:
             try:
@@ -86,6 +89,7 @@ class StepLog:
         """Take in the metrics of one step."""
         with open(self.folder / METRICS, "a", encoding="utf-8") as lines:
             lines.write(json.dumps(dict(metrics)) + "\n")
+        self.watch.step(metrics)
         step = int(metrics["step"])
         for name in list(self.trackers):
             if name == "tensorboard" or step > self.known:
@@ -95,6 +99,7 @@ class StepLog:
         for tracker in self.trackers.values():
             tracker.close()
         self.trackers.clear()
+        self.watch.close()
 
     def _track(self, name: str, step: int, metrics: Mapping[str, float]) -> None:
         """A tracker that fails is given up: metrics.jsonl has it all, training must not end."""

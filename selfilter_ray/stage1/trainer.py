@@ -147,8 +147,14 @@ class Trainer:
             batch_sampler=rows,  # type: ignore[arg-type]
             collate_fn=self.data.collate,
             num_workers=self.config.train.loader_workers,
+            multiprocessing_context=self._start_method(),
             generator=torch.Generator(),
         )
+
+    def _start_method(self) -> str | None:
+        """Of loader workers. A process forked from one that talks to a store would hang in it."""
+        far = self.config.train.loader_workers > 0 and self.data.reads_from_a_store
+        return "spawn" if far else None
 
     def _slots(self, number: int) -> list[Slot]:
         return self.batches.slots(number, self.rank, self.ranks)

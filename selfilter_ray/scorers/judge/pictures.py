@@ -13,6 +13,8 @@ from PIL import Image
 
 from selfilter_ray.config import LimitsConfig
 from selfilter_ray.samples.images import load_image
+from selfilter_ray.samples.picture_files import picture_file
+from selfilter_ray.samples.quarantine import BadRow
 from selfilter_ray.scorers.judge.settings import JudgeConfig
 
 PIXELS_PER_TOKEN = 28 * 28  # a usual patch of today's models; they differ
@@ -26,7 +28,7 @@ def data_url(path: str, settings: JudgeConfig, limits: LimitsConfig) -> str:
     Raises:
         BadRow: as ``load_image``.
     """
-    image = _shrunk(load_image(Path(path), limits), settings.image_pixels)
+    image = _shrunk(load_image(path, limits), settings.image_pixels)
     jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=settings.jpeg_quality)
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode()
@@ -39,14 +41,14 @@ def picture_part(url: str) -> dict[str, Any]:
 
 def digest(path: str, limits: LimitsConfig) -> str:
     """Hash of a picture file, so that another picture under the same name is another question."""
-    file = Path(path)
     try:
-        if not file.is_file() or file.stat().st_size > limits.image_bytes:
-            return "unusable"  # refused when it is loaded
-        with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except (OSError, ValueError):
-        return "unusable"
+        with picture_file(path, limits, whole=True) as file:
+            if isinstance(file.content, Path):
+                with open(file.content, "rb") as opened:
+                    return hashlib.file_digest(opened, "sha256").hexdigest()
+            return hashlib.sha256(file.content.read()).hexdigest()
+    except (OSError, BadRow):
+        return "unusable"  # refused when it is loaded
 
 
 def tokens(pictures: int, settings: JudgeConfig) -> int:

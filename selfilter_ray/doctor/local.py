@@ -1,4 +1,4 @@
-"""``selfilter-ray doctor``: try what a run will need, and say what is missing and how to get it."""
+"""This machine: try what a run will need, and say what is missing and how to get it."""
 
 from __future__ import annotations
 
