@@ -38,6 +38,8 @@ bench: setup
 	$(BIN)/selfilter-ray run configs/quickstart.yaml
 	$(BIN)/python -m benchmarks.online_load --run runs/demo
 	$(BIN)/python -m benchmarks.online_load --run runs/demo --haproxy --store online_load_haproxy
+	$(BIN)/python -m benchmarks.kafka_load runs/demo
+	$(BIN)/python -m benchmarks.sizes --featurize 200 --train 5 --run runs/demo
 	test -z "$(SELFILTER_COCO_MINI)" || $(BIN)/python -m benchmarks.end_to_end coco_mini configs/coco_mini.yaml
 
 setup: $(VENV)/.ready

@@ -17,7 +17,10 @@ RESULTS = Path(__file__).parent / "results"
 def store_result(
     name: str, measured: dict[str, Any], variant: str | None = None, command: str | None = None
 ) -> Path:
-    """Write ``results/<variant or name>.json`` and print it; ``command`` when it is no benchmark."""
+    """Write ``results/<variant or name>.json`` and print it.
+
+    ``command``: of what is no benchmark.
+    """
     path = RESULTS / f"{variant or name}.json"
     command = command or " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
     result = {

@@ -18,6 +18,7 @@ from selfilter_ray.features.shards import read_shards, shard_files, shards_to_ma
 from selfilter_ray.run_folder import RunFolder, stage_key
 from selfilter_ray.samples.files import read_samples, samples_of
 from selfilter_ray.scorers.judge.settings import JudgeConfig
+from selfilter_ray.storage.shared import publish
 from selfilter_ray.terminal import Terminal
 
 Advance = Callable[[int], None]
@@ -105,6 +106,7 @@ def _judged(
         lambda estimate: terminal.say(f"{judge.column}: {estimate}"),
     )
     atomic.write_table(folder.raters / judge.column / "judged.parquet", table)
+    publish(folder.path)  # its answers were paid for
     return table
 
 

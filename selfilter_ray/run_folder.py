@@ -20,7 +20,8 @@ from selfilter_ray.errors import ArtifactError, ConfigError, StorageError
 from selfilter_ray.storage.copies import home_of
 from selfilter_ray.storage.index import Index
 from selfilter_ray.storage.lease import driving
-from selfilter_ray.storage.mirror import IMAGES, Mirror
+from selfilter_ray.storage.mirror import Mirror
+from selfilter_ray.storage.naming import IMAGES
 from selfilter_ray.storage.objects import new_token
 from selfilter_ray.storage.places import Uri, below, is_uri, shown
 from selfilter_ray.storage.shared import WEIGHTS, publish

@@ -64,10 +64,7 @@ def there(served):
 def of_ray():
     """What Ray's agents export of their nodes, by Ray's own table."""
     agent = pytest.importorskip("ray.dashboard.modules.reporter.reporter_agent")
-    return {
-        f"ray_{name}": set(gauge.view.columns)
-        for name, gauge in agent.METRICS_GAUGES.items()
-    }
+    return {f"ray_{name}": set(gauge.view.columns) for name, gauge in agent.METRICS_GAUGES.items()}
 
 
 def expressions():

@@ -61,6 +61,16 @@ def test_a_run_dir_that_is_shared_is_tried_and_left_as_it_was(tmp_path):
     assert [file.name for file in (tmp_path / "runs" / "new").iterdir()] == ["manifest.json"]
 
 
+def test_two_doctors_at_once_do_not_touch_each_others_probes(tmp_path):
+    first, second = plan_of(tmp_path), plan_of(tmp_path)
+    leave_marker(first)
+    leave_marker(second)
+    remove_probes(first)
+    assert check_run_dir(second).state == "ok"
+    assert check_run_dir(first).state == "failed"
+    remove_probes(second)
+
+
 def test_a_run_dir_that_is_another_folder_on_a_node_fails_and_nothing_is_written(tmp_path):
     plan = plan_of(tmp_path / "mine")
     leave_marker(plan)

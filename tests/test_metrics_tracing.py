@@ -1,5 +1,6 @@
 """Traces, sent to a real OTLP receiver over HTTP."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ pytest.importorskip("opentelemetry.sdk", reason="needs the extra otel")
 
 from http_service import samples, service_in
 from otlp_receiver import attributes, receiver
+from state_streams import BASE, FEATURES, arrivals, configured
 
+from selfilter_ray.service.distributed.writer import WriterReplica
 from selfilter_ray.telemetry import tracing
 
 # Run in a process of its own, since OpenTelemetry keeps one provider a process.
@@ -129,15 +132,15 @@ def test_another_process_puts_its_shard_below_the_span_that_it_was_given():
     assert attributes(shard)["selfilter.shard"] == 3
 
 
-@pytest.fixture
-def traced_here(monkeypatch):
-    """Tracing in this process; only once, since OpenTelemetry keeps its provider."""
+@pytest.fixture(scope="module")
+def traced_here():
+    """Tracing in this process; for all tests at once, since OpenTelemetry keeps its provider."""
     with receiver() as kept:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", kept.address)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", kept.address)
+            tracing._tracer.cache_clear()
+            yield kept
         tracing._tracer.cache_clear()
-        yield kept
-    monkeypatch.undo()
-    tracing._tracer.cache_clear()
 
 
 def test_a_request_goes_below_its_callers_span_and_nonsense_starts_a_new_trace(
@@ -156,6 +159,25 @@ def test_a_request_goes_below_its_callers_span_and_nonsense_starts_a_new_trace(
     assert second.trace_id != first.trace_id and not second.parent_span_id
     assert attributes(first)["http.response.status_code"] == 200
     assert attributes(first)["http.request.method"] == "POST"
+
+
+def test_the_writer_puts_its_work_below_the_request_that_asks_for_it(tmp_path, traced_here):
+    config = configured(tmp_path)
+    replica = WriterReplica(config.model_dump(mode="json"), FEATURES, BASE)
+
+    async def admit():
+        while not (await replica.readiness())["ready"]:
+            await asyncio.sleep(0.01)
+        return await replica.admit(arrivals(3), "00-" + "e" * 32 + "-" + "f" * 16 + "-01")
+
+    try:
+        assert len(asyncio.run(admit())) == 3
+    finally:
+        replica._loop.close()
+    tracing.flush()
+    admitted = only(traced_here.named("admit"))
+    assert (admitted.trace_id.hex(), admitted.parent_span_id.hex()) == ("e" * 32, "f" * 16)
+    assert attributes(admitted) == {"selfilter.samples": 3}
 
 
 def test_nothing_of_opentelemetry_is_imported_without_an_endpoint():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,21 @@ def test_rows_are_those_of_the_features_whatever_the_order_of_the_samples(data):
     assert answers == [" A.</s>", " A long answer to it.</s>", " Two pictures.</s>"]
     assert data[2].features_D.tolist() == [8, 9, 10, 11]
     assert [len(data[row].pictures) for row in range(3)] == [1, 0, 2]
+
+
+def test_images_in_a_store_are_read_by_loader_workers_that_are_not_forked(data):
+    """A process forked from one that talks to a store would hang: the data is sent instead."""
+    assert not data.reads_from_a_store
+    far = copy.copy(data)
+    rows = data.samples.to_pylist()
+    for row in rows:
+        row["images"] = [Path(image).as_uri() for image in row["images"]]
+    far.samples = pa.Table.from_pylist(rows, schema=data.samples.schema)
+    assert far.reads_from_a_store
+    sent = pickle.loads(pickle.dumps(far))
+    for row in range(3):
+        assert sent[row].input_ids == data[row].input_ids
+        assert len(sent[row].pictures) == len(data[row].pictures)
 
 
 def test_collate_pads_on_the_right_and_masks_the_padding(data):

@@ -19,6 +19,7 @@ from selfilter_ray.storage import (
     StorageError,
     TooLargeError,
     below,
+    connection,
     exists,
     local_copy,
     read_bytes,
@@ -79,9 +80,9 @@ def test_what_is_pushed_comes_out_elsewhere_and_only_changes_travel(place, tmp_p
 
     moved = []
     for name in ("upload", "download"):
-        real = getattr(mirrors.objects, name)
+        real = getattr(mirrors.transfer, name)
         monkeypatch.setattr(
-            mirrors.objects, name, lambda *a, real=real: (moved.append(a), real(*a))[1]
+            mirrors.transfer, name, lambda *a, real=real: (moved.append(a), real(*a))[1]
         )
     Mirror(place, here).push()
     Mirror(place, here).pull()
@@ -126,7 +127,7 @@ def test_a_copy_for_reading_becomes_what_lies_there_whatever_was_done_to_it(plac
     assert content(local_copy(place)) == {"a": "1", "b": "2"}
 
 
-def test_a_driver_that_comes_back_keeps_what_only_it_has_changed(place, tmp_path):
+def test_a_driver_that_comes_back_keeps_what_only_it_has_written_and_loses_nothing(place, tmp_path):
     here, other = tmp_path / "here", tmp_path / "other"
     put(here, a="1", b="2", c="3", d="4")
     Mirror(place, here).push()
@@ -137,9 +138,9 @@ def test_a_driver_that_comes_back_keeps_what_only_it_has_changed(place, tmp_path
     (other / "d").unlink()
     Mirror(place, other).push()
     Mirror(place, here).pull(keep_edits=True)
-    assert content(here) == {"a": "edited", "c": "theirs", "new": "x"}
+    assert content(here) == {"a": "edited", "b": "2", "c": "theirs", "new": "x"}
     Mirror(place, here).push()
-    assert there(place) == {"a", "c", "new"}
+    assert there(place) == {"a", "b", "c", "new"}
 
 
 def test_only_what_was_asked_for_comes(place, tmp_path):
@@ -153,7 +154,7 @@ def test_only_what_was_asked_for_comes(place, tmp_path):
 
 def test_checkpoints_stored_images_and_hidden_files_are_not_copied(place, tmp_path):
     here = tmp_path / "here"
-    put(here, **{"stage1__checkpoints__k__x": "", ".lock": "", "samples__images__ab__c": ""})
+    put(here, **{"stage1__checkpoints__k__x": "", ".lock": "", "images__ab__c": ""})
     put(here, **{"samples__part": "kept", ".checkpoints__x": ""})
     Mirror(place, here).push()
     assert there(place) == {"samples/part"}
@@ -211,7 +212,7 @@ def test_a_copy_that_stops_anywhere_never_has_a_record_without_what_it_vouches_f
     with monkeypatch.context() as patch:
         patch.setattr(mirrors, "THREADS", 1)
         for name in ("upload", "download"):
-            patch.setattr(mirrors.objects, name, failing(getattr(mirrors.objects, name)))
+            patch.setattr(mirrors.transfer, name, failing(getattr(mirrors.transfer, name)))
         with contextlib.suppress(StorageError):
             bring(place, here, other, pull)
     came = content(other) if pull else content(root / "there")
@@ -249,8 +250,8 @@ def test_a_local_place_costs_nothing_and_is_its_own_copy(tmp_path, cache):
 def copy_and_count(place, folder, results):
     os.environ["SELFILTER_CACHE"] = folder
     fetched = []
-    real = mirrors.objects.download
-    mirrors.objects.download = lambda *a: (fetched.append(a), real(*a))[1]
+    real = mirrors.transfer.download
+    mirrors.transfer.download = lambda *a: (fetched.append(a), real(*a))[1]
     copy = local_copy(place)
     results.put((len(fetched), json.loads((copy / "manifest.json").read_text())))
 
@@ -286,7 +287,7 @@ def test_objects_are_read_under_a_limit_that_is_checked_first(place):
 
 
 def test_a_store_that_is_away_is_one_sentence_and_the_next_push_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(mirrors.objects, "ATTEMPTS", 1)
+    monkeypatch.setattr(connection, "ATTEMPTS", 1)
     here = tmp_path / "here"
     put(here, a="1", b="2")
     with s3_server("bucket") as own:

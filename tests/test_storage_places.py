@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selfilter_ray.cli import main
 from selfilter_ray.config import parse_config
 from selfilter_ray.errors import ConfigError
 from selfilter_ray.samples.paths import image_place, inside_uri
 from selfilter_ray.samples.quarantine import BadRow
-from selfilter_ray.storage import below, is_uri, name_of, shown
+from selfilter_ray.storage import below, is_uri, local_copy, name_of, shown
 from selfilter_ray.storage.places import Uri, plain
 
 SECRET = "s3://key:hush-hush@bucket/run"
@@ -143,3 +146,15 @@ def test_a_local_root_is_as_strict_as_ever(tmp_path):
     assert image_place(tmp_path, "a/b.png") == str(tmp_path / "a" / "b.png")
     with pytest.raises(BadRow, match="image_outside_root"):
         image_place(tmp_path, "../b.png")
+
+
+def test_commands_and_readers_refuse_such_a_uri_as_a_config_does(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["selfilter-ray", "validate", "ftp://u:hush@host/pool.json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "ftp:// is not known" in told
+    assert "hush" not in told
+    with pytest.raises(ConfigError, match="is not known"):
+        local_copy("ftp://host/run")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import subprocess
 import sys
 import uuid
 from contextlib import contextmanager
-from dataclasses import astuple, replace
-from pathlib import Path
+from dataclasses import astuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +33,7 @@ from selfilter_ray.samples.quarantine import BadRow
 from selfilter_ray.samples.record import Sample
 from selfilter_ray.scorers.judge.pictures import digest
 from selfilter_ray.selected import write_selected
-from selfilter_ray.storage import below, exists, lease, objects, read_bytes, write_bytes
+from selfilter_ray.storage import below, connection, exists, lease, read_bytes, write_bytes
 from selfilter_ray.storage.shared import fetch, publish
 from selfilter_ray.terminal import Terminal
 
@@ -190,7 +188,7 @@ def test_a_large_object_is_refused_before_it_is_read(place, monkeypatch):
 
 
 def test_a_store_that_is_away_stops_the_run_and_quarantines_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr(objects, "ATTEMPTS", 1)
+    monkeypatch.setattr(connection, "ATTEMPTS", 1)
     (tmp_path / "pool.json").write_text(json.dumps(rows(["a.png", "b.png"])))
     root = "s3://bucket/images?endpoint_override=http://127.0.0.1:9"
     config = DataConfig(inputs=[str(tmp_path / "pool.json")], image_root=root)
@@ -229,7 +227,7 @@ class ShutsAfter(Terminal):
 def test_a_network_that_fails_in_the_middle_is_one_sentence_and_the_next_run_goes_on(
     server, monkeypatch
 ):
-    monkeypatch.setattr(objects, "ATTEMPTS", 1)
+    monkeypatch.setattr(connection, "ATTEMPTS", 1)
     monkeypatch.setattr(lease, "SETTLE_SECONDS", 0.01)
     name = f"bucket/{uuid.uuid4().hex}"
     behind = f"s3://{name}"
@@ -329,36 +327,4 @@ def test_a_shard_without_its_record_is_made_again_by_another_host(place, tmp_pat
         assert shards_to_make(made, "key", 2, 2) == [shard]
         publish(made)
     assert not (made / "shard-00000.parquet").exists()
-    assert not objects.exists(below(place, "measured/pre/shard-00000.parquet"))
-
-
-@pytest.mark.ray
-def test_loader_workers_get_stage_1_data_whose_images_lie_in_a_store(place, tmp_path):
-    from measured_pool import make_config, make_pool
-
-    from selfilter_ray.features.shards import Features
-    from selfilter_ray.stage1.data import Stage1Data
-
-    pool = make_pool(tmp_path / "pool")
-    local = pool.table()
-    far = [
-        replace(sample, images=tuple(in_store(place, name) for name in sample.images))
-        for sample in pool.samples
-    ]
-    ids = np.array(sorted(local["id"].to_pylist()), dtype=object)
-    features = Features(ids, np.zeros((len(ids), 4), np.float32), np.zeros(len(ids), np.float32))
-    train = make_config().train
-    here = Stage1Data(local, features, pool.model, train, LIMITS)
-    data = Stage1Data(table_of(far), features, pool.model, train, LIMITS)
-    assert not here.reads_from_a_store
-    assert data.reads_from_a_store
-    sent = pickle.loads(pickle.dumps(data))
-    for row in range(len(ids)):
-        assert sent[row].input_ids == here[row].input_ids
-        assert len(sent[row].pictures) == len(here[row].pictures)
-
-
-def in_store(place, image):
-    uri = below(place, Path(image).name)
-    write_bytes(uri, Path(image).read_bytes())
-    return uri
+    assert not exists(below(place, "measured/pre/shard-00000.parquet"))

@@ -106,7 +106,7 @@ def compare(config: ConfigArgument, set: SetOption = None, redo: RedoOption = Fa
     with interruptible():
         pipeline.run(STAGES[: STAGES.index("select")])
         page = pipeline.compare()
-    print(f"comparison: {page}")
+    print(f"comparison: {pipeline.folder.shown(page)}")
 
 
 def _tune(config: Config, on: On | None, ids: Path | None, redo: bool) -> None:
@@ -134,6 +134,7 @@ def _run(
     terminal.summary(manifest)
     if "select" in stages and "select" in manifest["stages"]:
         record = manifest["stages"]["select"]
-        print(f"{record['rows']:,} records by {record['method']}: {pipeline.folder.selected_json}")
+        chosen = pipeline.folder.shown(pipeline.folder.selected_json)
+        print(f"{record['rows']:,} records by {record['method']}: {chosen}")
     if "report" in manifest["stages"]:
-        print(f"report: {pipeline.folder.report}")
+        print(f"report: {pipeline.folder.shown(pipeline.folder.report)}")

@@ -13,10 +13,13 @@ from selfilter_ray.cli.app import app
 @app.command()
 def validate(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="Data file, dataset folder, or package: name.")
+        str,
+        typer.Argument(
+            metavar="DATA", help="Data file or dataset folder, also by URI; or package: name."
+        ),
     ],
     image_root: Annotated[
-        str | None, typer.Option(help="Folder that image paths are relative to.")
+        str | None, typer.Option(help="Folder or URI that image paths are relative to.")
     ] = None,
     quarantine: Annotated[
         Path | None, typer.Option(help="Write the unusable rows here (JSON lines).")
@@ -28,7 +31,7 @@ def validate(
     """
     import tempfile
 
-    from selfilter_ray.config import DataConfig
+    from selfilter_ray.config.load import parse_data
     from selfilter_ray.samples.pool import NothingUsableError, read_pool
     from selfilter_ray.samples.quarantine import write_quarantine
     from selfilter_ray.terminal import Terminal
@@ -38,7 +41,7 @@ def validate(
         tempfile.TemporaryDirectory() as store,
         terminal.stage("validate", "rows", None) as advance,
     ):
-        settings = DataConfig(inputs=[data], image_root=image_root)
+        settings = parse_data(inputs=[data], image_root=image_root)
         try:
             pool = read_pool(settings, Path(store), progress=advance)
         except NothingUsableError as error:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from selfilter_ray.config.data import DataConfig
 from selfilter_ray.config.explain import explain
 from selfilter_ray.config.root import Config
 from selfilter_ray.errors import ConfigError
@@ -46,6 +47,14 @@ def parse_config(tree: Mapping[str, Any]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(explain(error)) from None
+
+
+def parse_data(**values: Any) -> DataConfig:
+    """A ``data`` section of its own, for commands that have no config file."""
+    try:
+        return DataConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, DataConfig)) from None
 
 
 def _copy(tree: Any) -> Any:

@@ -122,8 +122,9 @@ def told(url: str) -> Iterator[None]:
     """Turn what Ray's client raises into errors that say what to do."""
     try:
         yield
-    except AuthenticationError:
-        raise ConfigError(refusal(f"the cluster at {url}")) from None
+    except AuthenticationError as error:
+        sent = "Authentication failed" in str(error)  # else it was missing
+        raise ConfigError(refusal(f"the cluster at {url}", sent)) from None
     except requests.exceptions.SSLError as error:
         raise ConfigError(
             f"{url}: the certificate is not accepted ({_first(error)}). Name its authority with "

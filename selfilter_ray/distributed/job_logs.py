@@ -11,9 +11,10 @@ import aiohttp
 
 from selfilter_ray.distributed.job_client import JobClient, NoAnswerError, NoSuchJobError, told
 from selfilter_ray.errors import SelfilterError
-from selfilter_ray.submission.outcome import has_ended
+from selfilter_ray.submission.outcome import has_ended, status_of
 
 LOOK_SECONDS = 1.0
+PENDING_SECONDS = 20.0
 
 
 class Following:
@@ -37,6 +38,7 @@ class Following:
         self.patience = patience
         self.seen = 0  # characters of the log
         self._away_since: float | None = None
+        self._waiting_since: float | None = time.monotonic()
 
     def until_end(self) -> Any:
         """Wait; returns what Ray says of the ended job.
@@ -55,6 +57,7 @@ class Following:
                 details = await self._look()
                 if details is not None and has_ended(details):
                     break
+                self._say_if_waiting(details)
                 await asyncio.sleep(LOOK_SECONDS)
                 if reading.done():  # the connection was lost
                     reading = asyncio.create_task(self._read())
@@ -85,6 +88,14 @@ class Following:
             self.say("the dashboard answers again.")
             self._away_since = None
         return details
+
+    def _say_if_waiting(self, details: Any) -> None:
+        """A job that does not start has no log: say once what it waits for."""
+        if details is None or status_of(details) != "PENDING" or self._waiting_since is None:
+            return
+        if time.monotonic() - self._waiting_since > PENDING_SECONDS:
+            self.say(f"job {self.job} has not started yet: {(details.message or '').strip()}")
+            self._waiting_since = None
 
     def _rest(self) -> None:
         """What is left of the log of a job that has ended: it grows no more."""

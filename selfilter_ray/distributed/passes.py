@@ -24,6 +24,7 @@ from selfilter_ray.distributed.runtime import gpus_each, require
 from selfilter_ray.errors import ArtifactError, ConfigError, DataError, SelfilterError, StorageError
 from selfilter_ray.features.shards import Shard, ShardRecord, finish_shard
 from selfilter_ray.samples.files import read_sample_range
+from selfilter_ray.samples.witness import check_witness, witness
 from selfilter_ray.storage.shared import Shared, everywhere, fetch, here, publish
 from selfilter_ray.telemetry.run import Run, carried
 from selfilter_ray.telemetry.shards import ShardWatch, making_shard
@@ -112,10 +113,11 @@ def make_shards(
     publish(folder)
     sent = {name: everywhere(value) for name, value in work.arguments.items()}
     places = (Shared.of(samples), Shared.of(folder))
+    seen = witness(samples, shards[0].start, shards[0].stop)
     rows = [{"number": s.number, "start": s.start, "stop": s.stop} for s in shards]
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         ShardActor,  # type: ignore[arg-type]
-        fn_constructor_args=(replace(work, arguments=sent), cpus, *places, key, carried()),
+        fn_constructor_args=(replace(work, arguments=sent), cpus, *places, key, carried(), seen),
         compute=ActorPoolStrategy(
             min_size=min(lowest, len(rows)),
             max_size=min(highest, len(rows)),
@@ -149,6 +151,7 @@ class ShardActor:
         folder: Shared,
         key: str,
         run: Run | None = None,
+        seen: str | None = None,
     ) -> None:
         join_on_ray(run, work.section)
         self.section = work.section
@@ -158,6 +161,7 @@ class ShardActor:
         self.problem: SelfilterError | None = None
         device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         try:
+            check_witness(seen)
             self.samples = samples.here()
             arguments = {name: here(value) for name, value in work.arguments.items()}
             self.maker = work.build(device=device, **arguments)

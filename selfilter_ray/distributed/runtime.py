@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from selfilter_ray.config import RayConfig
-from selfilter_ray.distributed.token import offer_token, refusal
+from selfilter_ray.distributed.token import is_sent, offer_token, refusal
 from selfilter_ray.errors import ConfigError
 
 REACH_SECONDS = 10.0
@@ -28,14 +28,14 @@ def connected(config: RayConfig) -> Iterator[None]:
     """
     address = config.address or os.environ.get("RAY_ADDRESS")
     local = not address
-    prepare(address)
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    if _is_up():
+        yield
+        return
+    prepare(address)
     import ray
     from ray.exceptions import AuthenticationError
 
-    if ray.is_initialized():
-        yield
-        return
     try:
         with _native_messages_aside():
             ray.init(
@@ -46,7 +46,7 @@ def connected(config: RayConfig) -> Iterator[None]:
                 logging_level=logging.ERROR,
             )
     except AuthenticationError:
-        raise ConfigError(refusal(f"Ray at {address}")) from None
+        raise ConfigError(refusal(f"Ray at {address}", sent=False)) from None
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"Ray at {address or 'local'} does not answer: {error}") from error
     _quiet()
@@ -54,6 +54,12 @@ def connected(config: RayConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _is_up() -> bool:
+    """Whether the caller has started Ray. Asking does not import it."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def gpus_each(configured: float | None) -> float:
@@ -165,7 +171,7 @@ def _native_messages_aside() -> Iterator[None]:
             aside.seek(0)
             text = aside.read()
             if b"InvalidAuthToken" in text and isinstance(error, ConnectionError):
-                raise ConfigError(refusal("the cluster")) from None
+                raise ConfigError(refusal("the cluster", is_sent())) from None
             os.write(terminal, text)
             raise
         finally:

@@ -38,9 +38,13 @@ def where_token_is() -> str | None:
     return str(default) if default.is_file() else None
 
 
-def refusal(place: str) -> str:
-    """What to say when a cluster refuses the token."""
-    source = where_token_is()
-    if source is None or os.environ.get(MODE, "token").lower() == "disabled":
+def is_sent() -> bool:
+    """Whether Ray sends a token: there is one, and the mode asks for it."""
+    return where_token_is() is not None and os.environ.get(MODE, "").lower() == "token"
+
+
+def refusal(place: str, sent: bool) -> str:
+    """What to say when a cluster refuses the token, or none was sent."""
+    if not sent:
         return f"{place} asks for a token, and none was sent. {REMEDY}"
-    return f"{place} refuses the token of {source}: it is another cluster's. {REMEDY}"
+    return f"{place} refuses the token of {where_token_is()}: it is another cluster's. {REMEDY}"

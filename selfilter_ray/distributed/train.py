@@ -26,8 +26,9 @@ from selfilter_ray.stage1.engine import prepare_accelerator
 from selfilter_ray.stage1.loggers import METRICS, check_loggers
 from selfilter_ray.stage1.outputs import VLM
 from selfilter_ray.stage1.trainer import Paths, StoppedError, Trainer
+from selfilter_ray.storage.connection import filesystem
 from selfilter_ray.storage.courier import Courier, relayed
-from selfilter_ray.storage.objects import delete, exists, filesystem, read_bytes, write_bytes
+from selfilter_ray.storage.objects import delete, exists, read_bytes, write_bytes
 from selfilter_ray.storage.places import Uri
 from selfilter_ray.storage.shared import Shared, everywhere, here
 from selfilter_ray.telemetry.run import carried

@@ -8,13 +8,15 @@ import secrets
 from pathlib import Path
 
 from selfilter_ray.doctor.finding import Finding, failed, note, ok
-from selfilter_ray.doctor.plan import PROBES, Plan, as_uri, probes_of
+from selfilter_ray.doctor.plan import Plan, as_uri
 from selfilter_ray.errors import StorageError
 from selfilter_ray.storage import MissingError, below, is_uri, read_bytes, shown, write_bytes
-from selfilter_ray.storage.objects import delete, filesystem, list_files, told
+from selfilter_ray.storage.connection import filesystem, told
+from selfilter_ray.storage.objects import delete, list_files
 from selfilter_ray.storage.places import Uri
 
 MOST = 4096  # bytes of a probe
+MARKER = "driver"
 
 
 def leave_marker(plan: Plan) -> None:
@@ -23,15 +25,13 @@ def leave_marker(plan: Plan) -> None:
     Raises:
         StorageError: when it cannot be written.
     """
-    assert plan.run_dir is not None
-    name, content = plan.marker
-    write_bytes(below(as_uri(plan.run_dir), name), content.encode())
+    write_bytes(below(plan.probes_uri, MARKER), plan.marker.encode())
 
 
 def remove_probes(plan: Plan) -> None:
     """Remove all that was written, also a run's folder that held nothing else."""
     assert plan.run_dir is not None
-    delete(probes_of(plan.run_dir))
+    delete(plan.probes_uri)
     folder = Path(plan.run_dir)
     if not is_uri(plan.run_dir) and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
@@ -40,28 +40,25 @@ def remove_probes(plan: Plan) -> None:
 def check_run_dir(plan: Plan) -> Finding:
     """Whether this node can work in the run's folder, and whether it is the driver's."""
     assert plan.run_dir is not None
-    root = as_uri(plan.run_dir)
-    name, content = plan.marker
     try:
-        seen = read_bytes(below(root, name), MOST).decode()
+        seen = read_bytes(below(plan.probes_uri, MARKER), MOST).decode()
     except MissingError:
         seen = ""
-    if seen != content:
+    if seen != plan.marker:
         return failed(
             f"{shown(plan.run_dir)} is not the folder that the driver sees: share it between all "
             "nodes, or give a URI such as s3://bucket/path"
         )
-    own = f"{PROBES}/{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
-    sent = secrets.token_bytes(64)
-    write_bytes(below(root, own), sent)
+    name = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
+    own, sent = below(plan.probes_uri, name), secrets.token_bytes(64)
+    write_bytes(own, sent)
     try:
-        if read_bytes(below(root, own), MOST) != sent:
+        if read_bytes(own, MOST) != sent:
             return failed(f"{shown(plan.run_dir)} gives back other bytes than were written")
-        listed = {found.name for found in list_files(Uri.of(probes_of(plan.run_dir)))}
-        if own.rpartition("/")[2] not in listed:
+        if name not in {found.name for found in list_files(Uri.of(plan.probes_uri))}:
             return failed(f"{shown(plan.run_dir)} does not list what was written to it")
     finally:
-        delete(below(root, own))
+        delete(own)
     return ok("written, read, listed, removed")
 
 

@@ -10,8 +10,6 @@ from selfilter_ray.config import Config
 from selfilter_ray.storage import below, is_uri
 from selfilter_ray.submission.places import PACKAGED, model_places
 
-PROBES = ".doctor"  # below run_dir
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -19,7 +17,8 @@ class Plan:
 
     Attributes:
         run_dir: where the run writes.
-        marker: name of an object below it that the driver has written, and its content.
+        probes: name of the folder below it that this doctor writes to; others have their own.
+        marker: content of an object in there that the driver has written.
         inputs: files or folders that the driver reads.
         image_root: folder of images that every node reads.
         models: folders or names of models, by config key.
@@ -27,11 +26,18 @@ class Plan:
     """
 
     run_dir: str | None = None
-    marker: tuple[str, str] = ("", "")
+    probes: str = ""
+    marker: str = ""
     inputs: tuple[str, ...] = ()
     image_root: str | None = None
     models: tuple[tuple[str, str], ...] = ()
     weights: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def probes_uri(self) -> str:
+        """The folder of probes as a URI, whatever ``run_dir`` is."""
+        assert self.run_dir is not None
+        return below(as_uri(self.run_dir), self.probes)
 
     @classmethod
     def of(cls, config: Config | None) -> Plan:
@@ -46,20 +52,15 @@ class Plan:
                 ("ratings.image_reward.config", reward.config),
             )
         )
-        token = secrets.token_hex(8)
         return cls(
             config.run_dir,
-            (f"{PROBES}/driver-{token}", secrets.token_hex(16)),
+            f".doctor-{secrets.token_hex(8)}",
+            secrets.token_hex(16),
             tuple(place for place in config.data.inputs if not place.startswith(PACKAGED)),
             config.data.image_root,
             tuple(dict.fromkeys(model_places(config))),
             files,
         )
-
-
-def probes_of(run_dir: str) -> str:
-    """The URI of the folder that all probes are in, which is removed at the end."""
-    return below(as_uri(run_dir), PROBES)
 
 
 def as_uri(place: str) -> str:

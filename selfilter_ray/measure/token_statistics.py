@@ -88,14 +88,15 @@ def token_statistics(
     tokens_B = supervised_BT.sum(1)
     sums_KB = of_tokens_KN.new_zeros(6, len(labels_BT), dtype=torch.float64)
     sums_KB.index_add_(1, supervised_BT.nonzero()[:, 0], of_tokens_KN[:-1].double())
-    loss_B, *means_KB = sums_KB / tokens_B
+    loss_B, el2n_B, sum_p2_B, p_y_B, margin_B, right_B = sums_KB / tokens_B
     grand_B = None
     if grand:
         parts = (part.split(tokens_B.tolist()) for part in (hidden_ND, targets_N, log_norm_N))
         samples = [AnswerTokens(*sample) for sample in zip(*parts, strict=True)]
         entries = chunk_tokens * len(weight_VD)
         grand_B = torch.stack([gradient_norm(head, sample, entries) for sample in samples])
-    return TokenStatistics(tokens_B, sums_KB[0], loss_B, *means_KB, grand_B)
+    means = (el2n_B, sum_p2_B, p_y_B, margin_B, right_B)
+    return TokenStatistics(tokens_B, sums_KB[0], loss_B, *means, grand_B)
 
 
 def _of_chunk(head: Head, hidden_CD: torch.Tensor, targets_C: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,9 @@ JPEG_QUALITY = 78
 
 
 def thumbnail(path: str, pixels: int, limits: LimitsConfig) -> str | None:
-    """The image of a path or URI at most ``pixels`` wide and high as a data address; None if it cannot be read.
+    """The image of a path or URI, at most ``pixels`` in each direction, as a data address.
+
+    None when it cannot be read.
 
     It is decoded as the stages decode it: what the report shows is what the models saw.
     """

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from selfilter_ray.samples.quarantine import BadRow
-from selfilter_ray.storage.places import Uri, is_uri, shown
+from selfilter_ray.storage.places import PlaceError, Uri, is_uri, shown
 
 MOST_KEY_BYTES = 1024  # of an object's name; a store refuses longer ones
 
@@ -64,7 +64,7 @@ def _key_of(name: str, root: Uri) -> str:
     """The key in a URI that a record holds; it must be of the root's own bucket."""
     try:
         uri = Uri.of(name)
-    except ValueError:
+    except PlaceError:
         raise BadRow("image_outside_root", f"{shown(name)[:200]} leaves {root.plain}") from None
     if (uri.scheme, uri.bucket) != (root.scheme, root.bucket) or uri.options:
         raise BadRow("image_outside_root", f"{shown(name)[:200]} leaves {root.plain}")

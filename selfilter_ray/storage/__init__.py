@@ -6,10 +6,10 @@ what they are. Only the modules here open object stores, through ``pyarrow.fs``.
 """
 
 from selfilter_ray.errors import StorageError
+from selfilter_ray.storage.connection import MissingError
 from selfilter_ray.storage.copies import local_copy
 from selfilter_ray.storage.mirror import Mirror
 from selfilter_ray.storage.objects import (
-    MissingError,
     TooLargeError,
     exists,
     read_bytes,

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from selfilter_ray.errors import ConfigError
-from selfilter_ray.storage.mirror import Mirror, of_a_run
+from selfilter_ray.storage.mirror import Mirror
+from selfilter_ray.storage.naming import of_a_run
 from selfilter_ray.storage.places import Uri, is_uri
 
 PLACE = "place"  # beside a copy: the URI
@@ -31,7 +32,7 @@ def cache_folder() -> Path:
 
 def home_of(place: str, kind: str) -> Path:
     """The folder for a copy of a URI; the copy in it has the URI's own last name."""
-    from selfilter_ray.storage.objects import endpoint_of
+    from selfilter_ray.storage.connection import endpoint_of
 
     uri = Uri.of(place)
     identity = f"{uri.plain} {endpoint_of(uri) or ''}"

@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from selfilter_ray.errors import ConfigError, StorageError
-from selfilter_ray.storage.objects import MissingError, new_token, read_bytes, write_bytes
+from selfilter_ray.storage.connection import MissingError
+from selfilter_ray.storage.objects import new_token, read_bytes, write_bytes
 from selfilter_ray.storage.places import below, shown
 
 FILE = ".driver.json"

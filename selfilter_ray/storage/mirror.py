@@ -10,28 +10,21 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeVar
 
 from selfilter_ray.errors import StorageError
-from selfilter_ray.storage import objects
+from selfilter_ray.storage import objects, transfer
+from selfilter_ray.storage.connection import MissingError
 from selfilter_ray.storage.index import Entry, Index
+from selfilter_ray.storage.naming import IMAGES, checked_name, in_order, is_left, of_a_run, rank
 from selfilter_ray.storage.objects import Found
 from selfilter_ray.storage.places import Uri, is_uri
 
 THREADS = 8
 LOOKS = 5
-STORE_ONLY = "checkpoints"  # folders of this name are written and read by Ray Train itself
-IMAGES = "samples/images"  # opened one by one where they lie
-
 T = TypeVar("T")
 U = TypeVar("U")
-
-
-def of_a_run(name: str) -> bool:
-    """Whether a file of a run folder is copied at all."""
-    return STORE_ONLY not in name.split("/") and not name.startswith(f"{IMAGES}/")
 
 
 class Mirror:
@@ -58,7 +51,7 @@ class Mirror:
         Args:
             names: files or folders below the place; all where none is given.
             leave: names of folders that are left where they are, at any depth.
-            keep_edits: files that only this side has changed, added or removed stay as they are.
+            keep_edits: files that only this side has changed or added stay as they are.
 
         Raises:
             StorageError: when that fails, or the place does not come to rest.
@@ -89,9 +82,9 @@ class Mirror:
         changed = [name for name in here if not self._is_known(name)]
         there = set(here)
         gone = [name for name in self.index.names(names) if name not in there]
-        gone = [name for name in gone if not _is_left(name, leave)]
+        gone = [name for name in gone if not is_left(name, leave)]
         try:
-            for group in _in_order(changed, str):
+            for group in in_order(changed, str):
                 for name, entry in zip(group, _each(self._upload, group), strict=True):
                     self.index.put(name, entry)
             for name in gone:
@@ -129,13 +122,13 @@ class Mirror:
         if keep_edits:
             gone = [name for name in gone if self._is_known(name)]
         stale = [name for name in self.index.names(names) if name not in there]
-        for name in [*gone, *(item.name for item in fresh if _rank(item.name))]:
+        for name in [*gone, *(item.name for item in fresh if rank(item.name))]:
             _remove_local(self.local / name)  # a record must not vouch for newer files
         for name in stale:
-            if not _is_left(name, leave):
+            if not is_left(name, leave):
                 self.index.drop(name)
         try:
-            for group in _in_order(fresh, lambda item: item.name):
+            for group in in_order(fresh, lambda item: item.name):
                 for item, entry in zip(group, _each(self._download, group), strict=True):
                     self.index.put(item.name, entry.seen(item, newest))
         finally:
@@ -152,8 +145,8 @@ class Mirror:
             return same_time
         assert self.uri is not None
         try:
-            return objects.metadata_of(self.uri.child(item.name)).get("etag") == entry.etag
-        except objects.MissingError:
+            return transfer.metadata_of(self.uri.child(item.name)).get("etag") == entry.etag
+        except MissingError:
             return False
 
     def _settle(self, item: Found, same: bool, newest: int, keep_edits: bool) -> bool:
@@ -162,14 +155,15 @@ class Mirror:
         if not same or entry is None:
             return False
         self.index.put(item.name, entry.seen(item, newest))
-        return keep_edits or entry.is_local(self.local / item.name)
+        file = self.local / item.name
+        return entry.is_local(file) or (keep_edits and file.is_file())
 
     def _download(self, item: Found) -> Entry:
         assert self.uri is not None
         file = self.local / item.name
         try:
-            metadata = objects.download(self.uri.child(item.name), file)
-        except objects.MissingError:
+            metadata = transfer.download(self.uri.child(item.name), file)
+        except MissingError:
             # Removed since it was listed: the next look will tell.
             return Entry(-1, 0, "", 0)
         status = file.stat()
@@ -180,8 +174,8 @@ class Mirror:
         assert self.uri is not None
         file, uri = self.local / name, self.uri.child(name)
         before = file.stat()
-        objects.upload(file, uri)
-        etag, modified = objects.version_of(uri)
+        transfer.upload(file, uri)
+        etag, modified = transfer.version_of(uri)
         return Entry(before.st_size, modified, etag, before.st_mtime_ns)
 
     def _is_known(self, name: str) -> bool:
@@ -192,12 +186,19 @@ class Mirror:
         """What lies at the place, in the order of the names."""
         assert self.uri is not None
         found = []
-        for name in list(names) or [""]:
+        for name in list(names) or self._tops():
             for item in objects.list_files(self.uri.child(name) if name else self.uri):
                 whole = "/".join(part for part in (name, item.name) if part)
-                if self._is_part(whole) and not _is_left(whole, leave):
-                    found.append(Found(_path(whole, self.uri), item.size, item.modified_ns))
+                if self._is_part(whole) and not is_left(whole, leave):
+                    found.append(Found(checked_name(whole, self.uri), item.size, item.modified_ns))
         return sorted(set(found), key=lambda item: item.name)
+
+    def _tops(self) -> list[str]:
+        """What to list for all of it: of a run not the images that it keeps."""
+        if self._copied is not of_a_run:
+            return [""]
+        assert self.uri is not None
+        return [name for name in objects.list_top(self.uri) if name != IMAGES]
 
     def _here(self, names: Iterable[str], leave: Sequence[str]) -> list[str]:
         files = []
@@ -205,43 +206,11 @@ class Mirror:
             below = [top] if top.is_file() else top.rglob("*")
             files += [file.relative_to(self.local) for file in below if file.is_file()]
         here = sorted({file.as_posix() for file in files})
-        return [name for name in here if self._is_part(name) and not _is_left(name, leave)]
+        return [name for name in here if self._is_part(name) and not is_left(name, leave)]
 
     def _is_part(self, name: str) -> bool:
         hidden = any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
         return bool(name) and not hidden and self._copied(name)
-
-
-def _path(name: str, uri: Uri) -> str:
-    """A name that stays below the copy: stores allow names that are no such path.
-
-    Raises:
-        StorageError: for one that is not.
-    """
-    parts = name.split("/")
-    if "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise StorageError(
-            f"{uri.plain} holds an object whose name is no path ({name[:200]!r}): rename it."
-        )
-    return name
-
-
-def _is_left(name: str, leave: Sequence[str]) -> bool:
-    return any(part in leave for part in name.split("/"))
-
-
-def _rank(name: str) -> int:
-    """0 for data, 1 for what says that data is whole, 2 for the manifest that says so of all."""
-    file = PurePosixPath(name).name
-    if file == "manifest.json":
-        return 2
-    return int(file.endswith("done.json") or file == "outcome.json")
-
-
-def _in_order(items: Iterable[T], name_of: Callable[[T], str]) -> list[list[T]]:
-    """Groups, each to be whole before the next begins."""
-    ranked = sorted(items, key=lambda item: _rank(name_of(item)))
-    return [list(group) for _, group in groupby(ranked, key=lambda item: _rank(name_of(item)))]
 
 
 def _each(work: Callable[[T], U], items: Sequence[T]) -> list[U]:

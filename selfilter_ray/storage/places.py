@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from selfilter_ray.errors import ConfigError
+
 OPTIONS = {
     "s3": ("region", "scheme", "endpoint_override"),
     "gs": ("scheme", "endpoint_override", "anonymous"),
@@ -20,6 +22,10 @@ OPTIONS = {
 }
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _PASSWORD = re.compile(r"(?<=://)[^/?#\s]*@")
+
+
+class PlaceError(ConfigError, ValueError):
+    """A URI that cannot be used: of an unknown store, with a password, or without a bucket."""
 
 
 def is_uri(place: str | os.PathLike[str]) -> bool:
@@ -55,17 +61,20 @@ class Uri:
         """Take a place apart.
 
         Raises:
-            ValueError: with what to write instead; the message holds no secret.
+            PlaceError: with what to write instead; the message holds no secret.
         """
-        parts = urlsplit(place)
+        try:
+            parts = urlsplit(place)
+        except ValueError:
+            raise PlaceError(f"{shown(place)} is no URI: correct it.") from None
         scheme = parts.scheme.lower()
         if scheme not in OPTIONS:
-            raise ValueError(
+            raise PlaceError(
                 f"{shown(place)}: storage {scheme}:// is not known. Give a local path, or a URI of "
                 f"{', '.join(f'{known}://' for known in OPTIONS)}."
             )
         if "@" in parts.netloc:
-            raise ValueError(
+            raise PlaceError(
                 f"{shown(place)}: a URI must not hold a user or password. Put credentials into the "
                 "environment, for s3 into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
             )
@@ -73,15 +82,15 @@ class Uri:
         unknown = sorted({name for name, _ in options} - set(OPTIONS[scheme]))
         if unknown or parts.fragment:
             known = ", ".join(OPTIONS[scheme]) or "none"
-            raise ValueError(
+            raise PlaceError(
                 f"{shown(place)}: unknown option {', '.join(unknown) or 'behind #'}. Known for "
                 f"{scheme}://: {known}; a ? or # in a name is written %3F or %23."
             )
         key = posixpath.normpath("/" + unquote(parts.path).strip("/")).strip("/")
         if scheme == "file" and parts.netloc:
-            raise ValueError(f"{shown(place)}: write file:///path, with three slashes.")
+            raise PlaceError(f"{shown(place)}: write file:///path, with three slashes.")
         if scheme != "file" and not parts.netloc:
-            raise ValueError(f"{shown(place)}: it names no bucket. Write {scheme}://bucket/path.")
+            raise PlaceError(f"{shown(place)}: it names no bucket. Write {scheme}://bucket/path.")
         return cls(scheme, parts.netloc, key, options)
 
     @property
@@ -119,7 +128,7 @@ def checked(place: str) -> str:
     """The place, if it is a path or a URI that can be used.
 
     Raises:
-        ValueError: with what to write instead.
+        PlaceError: with what to write instead.
     """
     if is_uri(place):
         Uri.of(place)

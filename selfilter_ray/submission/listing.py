@@ -11,6 +11,8 @@ from rich.table import Table
 
 from selfilter_ray.submission.outcome import exit_code, has_ended, status_of
 
+WIDTH = 160  # where the terminal does not say
+
 
 def as_table(jobs: Iterable[Any]) -> None:
     """Print one line a job."""
@@ -28,7 +30,10 @@ def as_table(jobs: Iterable[Any]) -> None:
             "" if seconds is None else f"{seconds:,.0f}",
             record["metadata"].get("selfilter_run", ""),
         )
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=WIDTH)
+    console.print(table)
 
 
 def as_record(job: Any) -> dict[str, Any]:

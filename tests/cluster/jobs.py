@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,38 @@ from programs import BIN, REPOSITORY
 from ray_cluster import RayCluster, logs
 
 JOB_SECONDS = 1500
-# The quickstart's pool and models, in many small shards and few steps.
+POOL_FILE = "pool.json"
+RECORDS = 600
+SHARD_ROWS = 20
+# The quickstart's models, in many small shards and few epochs. Larger pictures make a shard take
+# longer than a host needs to get ready: otherwise one host could make them all.
 SETTINGS = {
-    "data.limit": 400,
-    "featurize.shard_rows": 20,
+    "featurize.shard_rows": SHARD_ROWS,
+    "featurize.embedder": {"name": "bundled", "image_size": 256},
     "featurize.batch_size": 10,
     "featurize.actors": 2,
     "featurize.cpus_per_actor": 1,
-    "train.epochs": 3,
+    "train.epochs": 2,
     "train.checkpoint_steps": 10,
 }
 
 
-def config_of(run_dir: str, **more: Any) -> dict[str, Any]:
+def make_pool(folder: Path) -> None:
+    """The first records of the quickstart's pool, with their images beside them."""
+    from selfilter_ray.bundled.easy_vqa import packaged_dataset
+
+    whole = packaged_dataset("easy-vqa/train")
+    records = json.loads(whole.read_text(encoding="utf-8"))[:RECORDS]
+    (folder / "train").mkdir(parents=True)
+    (folder / POOL_FILE).write_text(json.dumps(records))
+    for image in {record["image"] for record in records}:
+        shutil.copyfile(whole.parent / image, folder / image)
+
+
+def config_of(pool: str, run_dir: str, **more: Any) -> dict[str, Any]:
     """The quickstart's config, as small as these tests need it."""
     tree: dict[str, Any] = yaml.safe_load((REPOSITORY / "configs/quickstart.yaml").read_text())
+    tree["data"] = {"inputs": [f"{pool}/{POOL_FILE}"]}
     for key, value in (SETTINGS | more).items():
         section, _, name = key.partition(".")
         tree[section][name] = value

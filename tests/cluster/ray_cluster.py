@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from waiting import wait_until
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265
 START_SECONDS = 600
-STARTS = 3  # Ray gives a node half a minute, which a busy machine may exceed
+STARTS = 5  # Ray gives a node half a minute, which a busy machine may exceed
 START_LOG = "ray-start.log"
 OBJECT_STORE_BYTES = 200_000_000
 COMMON = {
@@ -72,22 +73,11 @@ class RayCluster:
         host = self.network.address(self.head)
         options = [*options, "--head", f"--port={GCS_PORT}", f"--dashboard-host={host}"]
         options.append("--include-dashboard=true")
-        starting = self._starting(self.head, self._head_cpus, options, variables)
-        code = starting.wait(START_SECONDS)
-        assert code == 0, (self.head.disk / START_LOG).read_text()[-4000:]
+        self._start([self.head], self._head_cpus, options, variables)
 
     def join(self, *machines: Machine, cpus: float) -> None:
         """Start a node on each of them, at the same time."""
-        options = [f"--address={self.address}"]
-        for _ in range(STARTS):
-            joining = [self._starting(one, cpus, options, {}) for one in machines]
-            codes = [process.wait(START_SECONDS) for process in joining]
-            machines = tuple(one for one, code in zip(machines, codes, strict=True) if code)
-            if not machines:
-                return
-            for machine in machines:
-                self.ray(machine, "stop", "--force", check=False)
-        raise AssertionError((machines[0].disk / START_LOG).read_text()[-4000:])
+        self._start(machines, cpus, [f"--address={self.address}"], {})
 
     def give_token(self, machine: Machine, token: str | None = None) -> None:
         """Write it where Ray looks for it."""
@@ -112,6 +102,24 @@ class RayCluster:
 
     def wait_for_nodes(self, count: int, seconds: float = START_SECONDS) -> None:
         wait_until(lambda: len(self.nodes()) == count, f"{count} nodes of Ray", seconds, every=1)
+
+    def _start(
+        self,
+        machines: Sequence[Machine],
+        cpus: float,
+        options: list[str],
+        variables: dict[str, str],
+    ) -> None:
+        """All at the same time; again what fails, as whoever watches over a node would do."""
+        for _ in range(STARTS):
+            starting = [self._starting(one, cpus, options, variables) for one in machines]
+            codes = [process.wait(START_SECONDS) for process in starting]
+            machines = [one for one, code in zip(machines, codes, strict=True) if code]
+            if not machines:
+                return
+            for machine in machines:
+                self.ray(machine, "stop", "--force", check=False)
+        raise AssertionError((machines[0].disk / START_LOG).read_text()[-4000:])
 
     def _starting(
         self, machine: Machine, cpus: float, options: list[str], variables: dict[str, str]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from selfilter_ray.config import DataConfig
 from selfilter_ray.config.data import LimitsConfig
+from selfilter_ray.config.load import parse_data
 from selfilter_ray.samples.identity import content_hash, made_id
 from selfilter_ray.samples.images import check_image
 from selfilter_ray.samples.inputs import input_files
@@ -31,7 +31,7 @@ def record_files(name: str) -> list[Path]:
     Raises:
         DataError: for an input that does not exist.
     """
-    return [file.path for file in input_files(DataConfig(inputs=[name]))]
+    return [file.path for file in input_files(parse_data(inputs=[name]))]
 
 
 def record_rows(file: Path, image_root: Path | None, start: int) -> Iterator[Row]:

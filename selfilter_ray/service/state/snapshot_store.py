@@ -7,8 +7,9 @@ from pathlib import Path
 from selfilter_ray.service.state.snapshot_file import FEATURES, STATE, features_of
 from selfilter_ray.storage import below
 from selfilter_ray.storage.copies import home_of
-from selfilter_ray.storage.objects import delete, download, list_files, upload
+from selfilter_ray.storage.objects import delete, list_files
 from selfilter_ray.storage.places import Uri
+from selfilter_ray.storage.transfer import download, upload
 
 
 class SnapshotStore:

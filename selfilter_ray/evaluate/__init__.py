@@ -1,0 +1,1 @@
+"""What a tuned VLM says to records that it was not tuned on."""
