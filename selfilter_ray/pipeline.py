@@ -80,9 +80,7 @@ class Pipeline:
             self.keys = self._begin(stages)
             todo = [stage for stage in self.keys.asked(stages) if not self.keys.is_finished(stage)]
             if not todo and not self.comparing:
-                self.terminal.say(
-                    f"{self.folder}: nothing left to do, every stage is finished."
-                )
+                self.terminal.say(f"{self.folder}: nothing left to do, every stage is finished.")
             for stage in todo:
                 self.keys.require_before(stage)
                 getattr(self, stage)()

@@ -123,7 +123,6 @@ def test_help_lists_every_command():
     assert listed >= COMMANDS
 
 
-
 def test_version_and_no_command_exit_as_promised():
     version = command("--version")
     assert (version.returncode, version.stdout) == (

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from jobs import (
     RECORDS,
+    SHARD_ROWS,
     config_of,
     ended,
     lines,
@@ -135,7 +136,7 @@ def test_both_hosts_featurize_and_train_and_choose_what_one_host_chooses(
     job.ended()
     first, second = (job.made(machine) for machine in machines)
     assert first and second
-    assert sorted(number for _, number in first | second) == list(range(RECORDS // 20))
+    assert sorted(number for _, number in first | second) == list(range(RECORDS // SHARD_ROWS))
     assert job.text("selected.ids") == alone.ids
     assert len(alone.ids.split()) == BUDGET
     figures["undisturbed"] = {
