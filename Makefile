@@ -2,6 +2,8 @@
 # make test   the tests
 # make chaos  runs that are killed in every stage, a cluster that loses a node, and a service whose
 #             processes are killed 200 times (an hour)
+# make cluster-test  runs and the service on hosts of their own (network namespaces; needs root), some of
+#             which are killed (half an hour)
 # make check  formatting, lint and types
 # make bench  the benchmarks, results under benchmarks/results/
 # make lock   requirements.lock anew from pyproject.toml
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 export DS_BUILD_OPS := 0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test chaos check bench lock setup clean
+.PHONY: demo test chaos cluster-test check bench lock setup clean
 
 demo: setup
 	$(BIN)/selfilter-ray run configs/quickstart.yaml
@@ -25,6 +27,9 @@ chaos: setup
 	$(BIN)/python -m pytest tests/chaos_every_stage.py tests/chaos_elastic.py
 	$(BIN)/selfilter-ray run configs/quickstart.yaml
 	$(BIN)/python -m benchmarks.service_chaos runs/demo --kills 200
+
+cluster-test: setup
+	$(BIN)/python -m pytest tests/cluster/hosts_run.py tests/cluster/hosts_serve.py
 
 check: setup
 	$(BIN)/ruff format --check .
