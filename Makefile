@@ -29,7 +29,9 @@ chaos: setup
 	$(BIN)/python -m benchmarks.service_chaos runs/demo --kills 200
 
 cluster-test: setup
-	$(BIN)/python -m pytest tests/cluster/hosts_run.py tests/cluster/hosts_serve.py
+	$(BIN)/python -m pytest -x tests/cluster/hosts_apart.py
+	$(BIN)/python -m pytest -x tests/cluster/hosts_serve.py
+	$(BIN)/python -m pytest -x tests/cluster/hosts_run.py
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -58,6 +58,8 @@ class TrainingWatch:
         log.info("training started", extra={"fields": {"training": self._training, "step": step}})
 
     def step(self, metrics: Mapping[str, float]) -> None:
+        """Take in one step; what is no number is left out, for training must not end by it."""
+        metrics = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         for name, metric in LAST.items():
             if name in metrics:
                 meter.set(metric, metrics[name], training=self._training)

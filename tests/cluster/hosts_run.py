@@ -167,7 +167,7 @@ def test_a_host_killed_while_features_are_made_changes_nothing(hosts, run, alone
 
 def test_a_host_killed_while_stage_1_trains_leaves_the_other_training(hosts, run, alone, figures):
     began = time.monotonic()
-    job = run("killed-in-featurize", **{"train.workers": [1, 2]})
+    job = run("killed-in-stage-1", **{"train.workers": [1, 2]})
     wait_until(
         lambda: job.going() and training_workers(hosts.second) and checkpoints(job),
         "a checkpoint of two workers",

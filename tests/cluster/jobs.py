@@ -21,12 +21,12 @@ SHARD_ROWS = 20
 # longer than a host needs to get ready: otherwise one host could make them all.
 SETTINGS = {
     "featurize.shard_rows": SHARD_ROWS,
-    "featurize.embedder": {"name": "bundled", "image_size": 256},
+    "featurize.embedder": {"name": "bundled", "image_size": 512},
     "featurize.batch_size": 10,
     "featurize.actors": 2,
     "featurize.cpus_per_actor": 1,
-    "train.epochs": 2,
-    "train.checkpoint_steps": 10,
+    "train.epochs": 8,
+    "train.checkpoint_steps": 20,
 }
 
 

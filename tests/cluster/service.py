@@ -6,6 +6,7 @@ import hashlib
 import json
 import secrets
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from ray_cluster import RayCluster
 from waiting import wait_until
 
 PORT = 8000
-READY_SECONDS = 300
+READY_SECONDS = 600
+STEADY_SECONDS = 5.0
 # Asks without importing Ray, which takes seconds.
 ASK = """
 import sys, urllib.request
@@ -103,10 +105,17 @@ class Service:
         )
         wait_until(lambda: not self._deployments(), "the end of the service", READY_SECONDS)
 
-    def load(self, *at: Machine, log: Path) -> ServiceLoad:
-        """Clients that ask the proxies of some machines."""
+    def load(self, *at: Machine, log: Path, number: int = 0) -> ServiceLoad:
+        """Clients that ask the proxies of some machines, one each.
+
+        Serve runs a proxy on the head and on machines that carry replicas, nowhere else.
+
+        Args:
+            number: of the first client; clients of one number send the same samples.
+        """
         variables = self.cluster.environment | {"SELFILTER_KEY": self._key}
-        return ServiceLoad(self._asking, variables, self.settings, [self.url(a) for a in at], log)
+        asked = [json.dumps(self.settings), str(number), *(self.url(machine) for machine in at)]
+        return ServiceLoad(self._asking, variables, asked, log)
 
     def _deployments(self) -> dict[str, list[dict[str, Any]]]:
         """The replicas of each that run, as Serve describes them; {} when it does not answer."""
@@ -138,17 +147,12 @@ class ServiceLoad:
     """A running ``service_load.py``."""
 
     def __init__(
-        self,
-        machine: Machine,
-        variables: dict[str, str],
-        settings: dict[str, Any],
-        urls: list[str],
-        log: Path,
+        self, machine: Machine, variables: dict[str, str], asked: list[str], log: Path
     ) -> None:
         program = str(Path(__file__).with_name("service_load.py"))
         with log.open("w") as errors:
             self._process = machine.popen(
-                [str(BIN / "python"), program, json.dumps(settings), *urls],
+                [str(BIN / "python"), program, *asked],
                 env=variables | {"PYTHONPATH": str(REPOSITORY)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -159,6 +163,16 @@ class ServiceLoad:
     def begin(self) -> None:
         """From here on pauses count."""
         self._told("begin")
+
+    def settle(self, seconds: float) -> None:
+        """Wait until every URL answers steadily: clients that were refused for long wait longer."""
+
+        def steady() -> bool:
+            self.begin()
+            time.sleep(STEADY_SECONDS)
+            return max(self.pauses()) < STEADY_SECONDS / 2
+
+        wait_until(steady, "steady answers", seconds)
 
     def pauses(self) -> list[float]:
         """The longest time without an answer since ``begin``, in seconds, by URL."""

@@ -7,7 +7,9 @@ It is told what to do by lines on its input, and answers each by a line of JSON:
     stop    how many decisions were acknowledged, by URL, after the last answer has come
     check   hold all of them against the log, see benchmarks/service_chaos; the service must be down
 
-    python service_load.py CONFIG URL... where CONFIG is a ServiceConfig as JSON
+    python service_load.py CONFIG NUMBER URL...
+
+CONFIG is a ServiceConfig as JSON, NUMBER that of the first client: another number, other samples.
 """
 
 from __future__ import annotations
@@ -51,10 +53,10 @@ def main() -> None:
     config = parse_service_config(json.loads(sys.argv[1]))
     net = FeatureScorer(config.run_dir)
     key = os.environ["SELFILTER_KEY"]
-    loads = [Load(config, url, net.features, key, PATIENCE_SECONDS) for url in sys.argv[2:]]
+    loads = [Load(config, url, net.features, key, PATIENCE_SECONDS) for url in sys.argv[3:]]
     clients = [
         threading.Thread(target=send, args=(load, number), daemon=True)
-        for number, load in enumerate(loads)
+        for number, load in enumerate(loads, int(sys.argv[2]))
     ]
     for client in clients:
         client.start()
