@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ import numpy as np
 
 from selfilter_ray import atomic
 from selfilter_ray.config import Config
+from selfilter_ray.repeated import repeated
 from selfilter_ray.run_folder import CHECKPOINTS, RunFolder
 from selfilter_ray.stage1.loggers import METRICS
 from selfilter_ray.storage import MissingError, StorageError, read_bytes
@@ -87,8 +87,9 @@ def drop_checkpoints(output: Path) -> None:
     """
     checkpoints, aside = output / CHECKPOINTS, output / ".checkpoints"
     publish(output)
-    for key in begun(checkpoints) if Shared.of(output).place is not None else ():
-        remove(checkpoints / key / SNAPSHOT)
+    if Shared.of(output).place is not None and (keys := begun(checkpoints)):
+        for key in keys:
+            remove(checkpoints / key / SNAPSHOT)
         remove(checkpoints)
     if checkpoints.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -119,23 +120,17 @@ def trained_once(output: Path, key: str, train: Callable[[], dict[str, Any]]) ->
 @contextmanager
 def _following(metrics: Path, advance: Callable[[int], None]) -> Iterator[None]:
     """Report the steps that training logs while the block runs."""
-    stop = threading.Event()
     uri = Shared.of(metrics).uri
+    shown = 0
 
     def follow() -> None:
-        shown = 0
-        while not stop.wait(LOOK_SECONDS if uri is None else LOOK_FAR_SECONDS):
-            lines = _lines(metrics if uri is None else uri, shown)
-            advance(lines - shown)
-            shown = lines
+        nonlocal shown
+        lines = _lines(metrics if uri is None else uri, shown)
+        advance(lines - shown)
+        shown = lines
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
+    with repeated(follow, LOOK_SECONDS if uri is None else LOOK_FAR_SECONDS, "steps"):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _lines(metrics: Path | str, before: int) -> int:

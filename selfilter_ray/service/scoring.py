@@ -42,6 +42,7 @@ class FeatureScorer:
     """The score net alone, for samples that bring their features. Used by any number of threads.
 
     Attributes:
+        folder: the run on this host.
         features: I and T.
         base: the least difficulty of the scored pool.
 
@@ -51,7 +52,7 @@ class FeatureScorer:
     """
 
     def __init__(self, run_dir: str | Path) -> None:
-        folder = run_copy(run_dir)
+        self.folder = folder = run_copy(run_dir)
         self._net = trained_net(folder)
         self._pool = load_pool(folder)
         self.base = self._pool.least
@@ -138,7 +139,7 @@ class IncomingScorer:
         self._net = FeatureScorer(run_dir)
         self.features, self.base = self._net.features, self._net.base
         self._limits, self._previews = limits_of_records(limits), previews
-        config = parse_config(run_copy(run_dir).manifest()["config"])
+        config = parse_config(self._net.folder.manifest()["config"])
         self._extract = extractor(config, self._limits, device)
         embedder = self._extract.embedder
         if (embedder.image_dim, embedder.text_dim) != self.features:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from selfilter_ray.errors import StorageError
+from selfilter_ray.repeated import repeated
 from selfilter_ray.storage.copies import work_folder
 from selfilter_ray.storage.mirror import Mirror
 from selfilter_ray.storage.objects import delete, exists, write_bytes
@@ -78,22 +79,14 @@ class Courier:
 
     @contextmanager
     def _carrying(self, folder: Path) -> Iterator[None]:
-        stop = threading.Event()
-
         def carry() -> None:
-            while not stop.wait(CARRY_SECONDS):
-                try:
-                    self._carry(folder)
-                except StorageError as error:
-                    logging.getLogger(__name__).warning("the log is not carried now: %s", error)
+            try:
+                self._carry(folder)
+            except StorageError as error:
+                logging.getLogger(__name__).warning("the log is not carried now: %s", error)
 
-        thread = threading.Thread(target=carry, daemon=True, name="courier")
-        thread.start()
-        try:
+        with repeated(carry, CARRY_SECONDS, "courier"):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
     def _carry(self, folder: Path) -> None:
         assert self._mirror is not None
@@ -111,22 +104,19 @@ def relayed(file: Path) -> Iterator[None]:
         yield
         return
     delete(uri)
-    done = threading.Event()
 
-    def relay() -> None:
-        while not done.wait(RELAY_SECONDS):
-            if file.exists():
-                try:
-                    write_bytes(uri, b"stop\n")
-                    return
-                except StorageError as error:
-                    logging.getLogger(__name__).warning("%s is not there yet: %s", file.name, error)
+    def relay() -> bool:
+        if not file.exists():
+            return False
+        try:
+            write_bytes(uri, b"stop\n")
+        except StorageError as error:
+            logging.getLogger(__name__).warning("%s is not there yet: %s", file.name, error)
+            return False
+        return True
 
-    thread = threading.Thread(target=relay, daemon=True, name="relay")
-    thread.start()
     try:
-        yield
+        with repeated(relay, RELAY_SECONDS, "relay"):
+            yield
     finally:
-        done.set()
-        thread.join()
         delete(uri)
