@@ -178,7 +178,7 @@ class KnownSamples:
             "pool_fraction": 1.0,
             "losses": "live",
         }
-        changes |= {} if settings.epochs is None else {"epochs": settings.epochs}
+        changes |= {} if settings.epochs is None else {"epochs": settings.epochs, "steps": None}
         train = self.config.train.model_copy(update=changes)
         folder = self.folder.coido_model
         self._trained("CoIDO's scorer", folder, train, ids[rows], clusters.labels_N)

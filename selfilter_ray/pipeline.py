@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfilter_ray import atomic, provenance
+from selfilter_ray.compare.trained.settings import counts_of
 from selfilter_ray.config import Config, load_config
 from selfilter_ray.errors import DataError
 from selfilter_ray.run_folder import STAGES, RunFolder
@@ -26,6 +27,8 @@ from selfilter_ray.terminal import Terminal
 from selfilter_ray.wanted import costs_of, methods_of, wanted_by
 
 if TYPE_CHECKING:
+    from selfilter_ray.compare.entries import Entry
+    from selfilter_ray.compare.trained.result import TrainedComparison
     from selfilter_ray.select.contract import Pool, Selection
     from selfilter_ray.tuning import Ids, On
 
@@ -60,12 +63,19 @@ class Pipeline:
     Args:
         redo: allow that finished features or training of other settings are thrown away.
         comparing: make what the methods of ``compare`` need, too.
+        training: models will be tuned on what they chose, under the budgets of ``compare.train``.
     """
 
     def __init__(
-        self, config: Config, terminal: Terminal, redo: bool = False, comparing: bool = False
+        self,
+        config: Config,
+        terminal: Terminal,
+        redo: bool = False,
+        comparing: bool = False,
+        training: bool = False,
     ) -> None:
         self.config = config
+        self.training = training
         self.comparing = comparing
         self.methods = methods_of(config, comparing)
         self.folder = RunFolder(config.run_dir)
@@ -163,7 +173,7 @@ class Pipeline:
 
     def train(self) -> None:
         """Stage 1: ``samples/`` and ``features/`` to ``stage1/``, on Ray Train and DeepSpeed."""
-        from selfilter_ray.stage1.prepare import count_steps
+        from selfilter_ray.stage1.batches import batches_of
         from selfilter_ray.stage1_run import run_stage1, trained_part
         from selfilter_ray.training import drop_checkpoints
 
@@ -171,8 +181,9 @@ class Pipeline:
         self.config.select.count(usable)  # a budget that cannot be met is better known before
         part = trained_part(self.config, self.folder)
         rows = usable if part is None else len(part)
-        with self._stage("train", "steps", count_steps(self.config, rows)) as (advance, record):
-            record |= {"rows": rows * self.config.train.epochs, "trained_on": rows}
+        batches = batches_of(self.config.train, rows, self.config.seed)
+        with self._stage("train", "steps", batches.steps) as (advance, record):
+            record |= {"rows": batches.samples_after(batches.steps), "trained_on": rows}
             record |= run_stage1(self.config, self.folder, self.keys, part, self._connect, advance)
         drop_checkpoints(self.folder.stage1)
 
@@ -185,7 +196,7 @@ class Pipeline:
             known = KnownSamples(
                 self.config, self.folder, self.keys, self._connect, self.terminal.say, advance
             )
-            table = known.table(self.keys.wanted, self.budget(rows))
+            table = known.table(self.keys.wanted, self.seed_budget(rows))
             atomic.write_table(self.folder.scores, table)
             record |= {"rows": rows, "columns": known.whole(table), "parts": known.seconds}
             record["seed_set"] = self.keys.wanted.seed_set
@@ -232,6 +243,7 @@ class Pipeline:
         from selfilter_ray.compare.entries import entries_of, with_reference
         from selfilter_ray.compare.files import write_comparison
         from selfilter_ray.compare.terminal_table import print_comparison
+        from selfilter_ray.compare.trained.terminal_table import print_trained
         from selfilter_ray.report.compare_page import write_compare_page
         from selfilter_ray.run_pool import load_pool
 
@@ -248,7 +260,44 @@ class Pipeline:
                 )
                 write_comparison(self.folder.path, comparison)
         print_comparison(self.terminal.output, comparison)
-        return write_compare_page(self.folder, comparison, self.config.report)
+        trained = self._train_compared(pool, entries, costs) if self.training else None
+        if trained is not None:
+            print_trained(self.terminal.output, trained)
+        return write_compare_page(self.folder, comparison, self.config.report, trained)
+
+    def _train_compared(
+        self, pool: Pool, entries: Sequence[Entry], costs: Mapping[str, Mapping[str, float]]
+    ) -> TrainedComparison:
+        """Models tuned on what each method chose, to ``compare_train/``."""
+        from selfilter_ray.compare.trained.loop import TrainedLoop
+
+        def run(*work: Any) -> dict[str, str]:
+            self._connect()
+            from selfilter_ray.distributed.tuners import tune_on_actors, tune_on_train
+
+            if self.config.compare.train.runner == "actors":
+                return tune_on_actors(self.config, *work)
+            return tune_on_train(self.config, self.folder, self._connect, *work)
+
+        with self.folder.locked(), self._resources:
+            self.keys = self._begin(())
+            told: list[Callable[[int], None]] = []
+            loop = TrainedLoop(
+                self.config,
+                self.folder,
+                pool,
+                entries,
+                self.keys["featurize"],
+                run,
+                lambda cells: told[0](cells),
+            )
+            total = loop.count()
+            with (
+                self.terminal.stage("compare", "models", total) as advance,
+                watched_stage("compare", "models", total, advance) as progress,
+            ):
+                told.append(progress)
+                return loop.compare(costs)
 
     def tune(self, on: On = "selection", ids: Ids | None = None) -> dict[str, Any]:
         """Plain tuning on records of this run, to ``tuned/``; see ``tuning.tune``."""
@@ -283,7 +332,7 @@ class Pipeline:
         inputs = provenance.describe_inputs(
             input_files(self.config.data), manifest.get("inputs", ())
         )
-        wanted = wanted_by(self.methods, self.config, self.comparing)
+        wanted = wanted_by(self.methods, self.config, self.comparing, self.training)
         keys = StageKeys(self.config, inputs, self.folder, wanted)
         keys.refuse_loss(keys.asked(stages), self.redo)
         run_id = manifest.get("run_id") or new_run_id()
@@ -329,6 +378,13 @@ class Pipeline:
             return int(otherwise or 0)
         return self.config.compare.count(rows, int(otherwise or 0))
 
+    def seed_budget(self, rows: int) -> int:
+        """What MLLM-Selector's seed set may fill by half: of several budgets the smallest."""
+        own = self.budget(rows)
+        if not self.training:
+            return own
+        return min(own, *counts_of(self.config.compare.train.budgets, rows))
+
     def _connect(self) -> None:
         if not self._connected:
             from selfilter_ray.distributed.runtime import connected
@@ -338,6 +394,10 @@ class Pipeline:
 
             self._resources.enter_context(exported_by_ray())
             self._connected = True
+            self._resources.callback(self._disconnected)
+
+    def _disconnected(self) -> None:
+        self._connected = False
 
 
 def _now() -> str:

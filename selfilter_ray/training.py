@@ -40,6 +40,7 @@ def train_into(
     advance: Callable[[int], None],
     ids: np.ndarray | None = None,
     cluster_M: np.ndarray | None = None,
+    samples: Path | None = None,
 ) -> dict[str, Any]:
     """Train under ``config.train``, or go on with it.
 
@@ -49,6 +50,7 @@ def train_into(
         connect: makes sure that Ray is up.
         advance: told each optimizer step.
         ids, cluster_M: which samples, and their clusters; all usable ones when None.
+        samples: folder of the samples; that of the run when None.
 
     Its checkpoints stay until ``drop_checkpoints``.
 
@@ -61,6 +63,7 @@ def train_into(
     checkpoints = output / CHECKPOINTS
     if not is_there(checkpoints / key):
         remove(output)
+    samples = samples or folder.samples
     model = prepare_model(config, folder.samples, output)
     connect()
     from selfilter_ray.distributed.train import train_on_ray
@@ -70,7 +73,7 @@ def train_into(
     if ids is not None:
         rows = output / ROWS
         write_rows(rows, ids, cluster_M)
-    paths = Paths(folder.samples, folder.features, output, model, folder.ratings, rows)
+    paths = Paths(samples, folder.features, output, model, folder.ratings, rows)
     publish(output)
     with _following(output / METRICS, advance):
         summary = train_on_ray(config, paths, checkpoints, key)

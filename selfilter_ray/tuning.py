@@ -106,7 +106,7 @@ def tuning_set(pipeline: Pipeline, on: On, ids: Ids | None) -> TuningSet:
     if on == "pool":
         return TuningSet("pool", usable, made_from)
     ratio = seed_ratio_of(pipeline.methods)
-    members_N = seed_members(usable, pipeline.budget(len(usable)), ratio, pipeline.config.seed)
+    members_N = seed_members(usable, pipeline.seed_budget(len(usable)), ratio, pipeline.config.seed)
     return TuningSet("seed", usable[members_N], made_from)
 
 

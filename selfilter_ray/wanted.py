@@ -39,7 +39,7 @@ class Wanted:
         ratings: whether raters have to be asked.
         columns: all columns that methods name, sorted.
         seed_set: what MLLM-Selector's seed set depends on (its share of the pool, and the budget or
-            ratio that it may fill by half); None where no method has one.
+            ratio that it may fill by half, of several the smallest); None where no method has one.
     """
 
     stage1: bool
@@ -47,14 +47,20 @@ class Wanted:
     coido: bool
     ratings: bool
     columns: tuple[str, ...]
-    seed_set: tuple[float, int | None, float | None] | None = None
+    seed_set: tuple[Any, ...] | None = None
 
 
-def wanted_by(methods: Sequence[MethodSettings], config: Config, comparing: bool = False) -> Wanted:
+def wanted_by(
+    methods: Sequence[MethodSettings],
+    config: Config,
+    comparing: bool = False,
+    training: bool = False,
+) -> Wanted:
     """What the methods need, all together.
 
     Args:
         comparing: the methods keep what ``compare`` says, not what ``select`` says.
+        training: and each of the budgets of ``compare.train``.
 
     Raises:
         ConfigError: for a rating that nothing in ``ratings`` makes, a column that is none, or
@@ -77,10 +83,12 @@ def wanted_by(methods: Sequence[MethodSettings], config: Config, comparing: bool
         columns |= set(config.ratings.columns)  # so that the methods by ratings take part
     rated = _sees_ratings(stage1, config.train.inputs, coido, config.coido_model.inputs)
     ratings = bool(config.ratings.columns) and (rated or bool(columns & set(RATINGS)))
-    seed_set = None
+    seed_set: tuple[Any, ...] | None = None
     if MEMBER in columns or "seed" in models:
         size = config.compare if comparing and _has_size(config.compare) else config.select
         seed_set = (seed_ratio_of(methods), size.budget, size.ratio)
+        if training:
+            seed_set = (*seed_set, *config.compare.train.budgets)
     found = Wanted(stage1, models, coido, ratings, tuple(sorted(columns)), seed_set)
     _check_training(found, config)
     return found

@@ -28,6 +28,7 @@ from selfilter_ray.samples.files import table_of
 from selfilter_ray.samples.record import ASSISTANT, SYSTEM, USER, Sample, Turn
 from selfilter_ray.stage1.data import Example
 from selfilter_ray.stage1.loss import IGNORED
+from selfilter_ray.stage1.pictures import KeptPictures, _size
 from selfilter_ray.stage1.vlm import prepare_vlm
 
 LIMITS = LimitsConfig()
@@ -60,6 +61,10 @@ def samples(tmp_path_factory):
         "h": ["Talk!", "why"],
     }
     return {id: made_sample(folder, id, turns) for id, turns in texts.items()}
+
+
+def never():
+    raise AssertionError("it was there")
 
 
 def made_sample(folder, id, texts):
@@ -217,14 +222,26 @@ def test_among_equal_logits_the_smallest_id_is_said():
 
 def test_pictures_that_were_decoded_before_are_not_opened_again(tuned, samples, evaluated):
     table = table_of([samples["a"], samples["c"]])
-    shared = {}
+    shared = KeptPictures(2**20)
     evaluate(tuned, table, TRAIN, pictures=shared)
-    assert set(shared) == {*samples["a"].images, *samples["c"].images}
-    shared["gone.png"] = shared[samples["a"].images[0]]
+    names = {*samples["a"].images, *samples["c"].images}
+    assert len(shared) == len(names)
+    first = shared.get(samples["a"].images[0], never)
+    shared.get("gone.png", lambda: first)
     moved = replace(samples["a"], images=("gone.png",))
     found = evaluate(tuned, table_of([moved, samples["c"]]), TRAIN, pictures=shared)
     for id, row in by_id(found.table).items():
         close(row, evaluated[id], ("token_loss", "right", "exact"))
+
+
+def test_no_more_pictures_are_kept_than_there_is_room_for(tuned, samples):
+    one = evaluator(tuned).vlm.picture(samples["a"].images[0])
+    kept = KeptPictures(2 * _size(one) - 1)
+    assert kept.get("one", lambda: one) is kept.get("one", never) is one
+    assert kept.get("two", lambda: one) is one and len(kept) == 1
+    with pytest.raises(AssertionError):
+        kept.get("two", never)
+    assert len(KeptPictures()) == 0 and KeptPictures().get("one", lambda: one) is one
 
 
 def test_a_cut_answer_is_neither_right_nor_wrong(tuned, samples, evaluated):

@@ -95,14 +95,24 @@ def report(config: ConfigArgument, set: SetOption = None) -> None:
 
 
 @app.command()
-def compare(config: ConfigArgument, set: SetOption = None, redo: RedoOption = False) -> None:
-    """Several methods and seeds on one pool: what they share, cover and cost."""
+def compare(
+    config: ConfigArgument,
+    set: SetOption = None,
+    redo: RedoOption = False,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train", help="Tune a model on what each method chose, too, and evaluate it."
+        ),
+    ] = False,
+) -> None:
+    """Several methods and seeds on one pool: what they share, cover and cost; or teach."""
     from selfilter_ray.config import load_config
     from selfilter_ray.pipeline import Pipeline
     from selfilter_ray.run_folder import STAGES
     from selfilter_ray.terminal import Terminal
 
-    pipeline = Pipeline(load_config(config, set or ()), Terminal(), redo, comparing=True)
+    pipeline = Pipeline(load_config(config, set or ()), Terminal(), redo, True, training=train)
     with interruptible():
         pipeline.run(STAGES[: STAGES.index("select")])
         page = pipeline.compare()

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from selfilter_ray.compare.trained.settings import TrainedConfig
 from selfilter_ray.errors import ConfigError
 from selfilter_ray.select.settings import MethodSettings, parse_method
 from selfilter_ray.strict import Fraction, Strict
@@ -20,13 +21,14 @@ class CompareConfig(Strict):
     ``methods``: names, or mappings such as ``{method: el2n, keep: middle, label: mid EL2N}``; null
     takes every method that the run has what it needs for. ``budget`` or ``ratio``: how many to
     keep; null takes what ``select`` says. The spread over ``seeds`` says what a difference is
-    worth.
+    worth. ``train``: what ``compare --train`` tunes on what each of them chose.
     """
 
     methods: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = None
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     budget: Annotated[int, Field(ge=0)] | None = None
     ratio: Fraction | None = None
+    train: TrainedConfig = TrainedConfig()
 
     @field_validator("methods", mode="before")
     @classmethod

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from selfilter_ray.storage.places import checked
-from selfilter_ray.strict import Positive, Strict
-
-# A local path, or a URI of a known store.
-Place = Annotated[str, AfterValidator(checked)]
+from selfilter_ray.strict import Place, Positive, Strict
 
 
 class LimitsConfig(Strict):

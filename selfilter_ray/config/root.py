@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from selfilter_ray.compare.settings import CompareConfig
-from selfilter_ray.config.data import DataConfig, Place
+from selfilter_ray.config.data import DataConfig
 from selfilter_ray.config.featurize import FeaturizeConfig
 from selfilter_ray.config.train import TrainConfig, TuneConfig, plain_training
 from selfilter_ray.measure.settings import MeasureConfig
 from selfilter_ray.scorers.image_reward.settings import ImageRewardConfig
 from selfilter_ray.scorers.judge.settings import JudgeConfig
 from selfilter_ray.select.settings import SelectConfig, SelfilterSettings
-from selfilter_ray.strict import Positive, Strict
+from selfilter_ray.strict import Place, Positive, Strict
 
 
 class RatingsConfig(Strict):

@@ -47,6 +47,7 @@ class TrainConfig(Strict):
     ``objective``: Self-Filter's, CoIDO's, or plain tuning without a score net.
     ``prompt``: the family's own (``auto``; LLaVA's is ``vicuna_v1``), the chat template that comes
     with the model (``template``), or a format by its name.
+    ``steps``: optimizer steps instead of ``epochs``: the samples come again as often as it takes.
     ``pool_fraction``: the share of the usable samples that is trained on. ``losses``: of the VLM as
     it learns (``live``), or of the VLM as it was, from one pass over the pool (``stored``): then
     the score net alone is trained.
@@ -76,6 +77,7 @@ class TrainConfig(Strict):
     score_net_learning_rate: Annotated[float, Field(gt=0)] | None = None
 
     epochs: Positive = 3
+    steps: Positive | None = None
     batch_size: Positive = 16
     gradient_accumulation: Positive = 1
     group_by_length: bool = False
@@ -154,6 +156,7 @@ class TuneConfig(Strict):
     trainable: TrainableConfig | None = None
     lora: LoraConfig | None = None
     epochs: Positive | None = None
+    steps: Positive | None = None
     batch_size: Positive | None = None
     gradient_accumulation: Positive | None = None
     learning_rate: Annotated[float, Field(gt=0)] | None = None
@@ -187,4 +190,6 @@ def plain_training(train: TrainConfig, section: Strict) -> TrainConfig:
         ValidationError: when the two do not go together.
     """
     given = {name: value for name, value in section if value is not None}
+    if "epochs" in given:
+        given.setdefault("steps", None)
     return TrainConfig.model_validate({**dict(train), **PLAIN, **given})

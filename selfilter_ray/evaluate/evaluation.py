@@ -13,7 +13,7 @@ from selfilter_ray.config import LimitsConfig, TrainConfig
 from selfilter_ray.evaluate.evaluator import Evaluator
 from selfilter_ray.evaluate.settings import EvaluateConfig
 from selfilter_ray.evaluate.summary import Summary, summarize
-from selfilter_ray.stage1.families.contract import Picture
+from selfilter_ray.stage1.pictures import KeptPictures
 
 TABLE, SUMMARY = "evaluation.parquet", "evaluation.json"
 
@@ -49,7 +49,7 @@ def evaluate(
     settings: EvaluateConfig | None = None,
     device: str = "cpu",
     base: str | None = None,
-    pictures: dict[str, Picture] | None = None,
+    pictures: KeptPictures | None = None,
 ) -> Evaluation:
     """Evaluate a tuned model on held-out samples.
 

@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -31,6 +32,7 @@ from selfilter_ray.samples.files import iterate_samples
 from selfilter_ray.samples.quarantine import BadRow
 from selfilter_ray.samples.record import Sample
 from selfilter_ray.stage1.families.contract import Picture
+from selfilter_ray.stage1.pictures import KeptPictures
 from selfilter_ray.stage1.prompt import Encoded
 
 COLUMNS = ("id", "source", "turns", "images", "record")
@@ -62,9 +64,8 @@ class Evaluator:
         settings: batch size, chunk size, and what to find out.
         device: for the model.
         base: the model that adapters belong to; None takes the one that they name.
-        pictures: what the image processor makes of pictures, by their names; it is filled here.
-            Evaluators of models with the same image processor may share one, so that held-out
-            pictures are decoded once.
+        pictures: what the image processor makes of pictures is kept here. Evaluators of models with
+            the same image processor may share one, so that held-out pictures are decoded once.
 
     Raises:
         SelfilterError: when the model is not there, damaged, or of a kind that is not supported.
@@ -78,9 +79,9 @@ class Evaluator:
         settings: EvaluateConfig,
         device: str = "cpu",
         base: str | None = None,
-        pictures: dict[str, Picture] | None = None,
+        pictures: KeptPictures | None = None,
     ) -> None:
-        self.pictures = {} if pictures is None else pictures
+        self.pictures = KeptPictures() if pictures is None else pictures
         self.settings, self.max_length = settings, train.max_length
         bf16 = train.bf16 if settings.bf16 is None else settings.bf16
         # Cut here and not there, so that it is known whether an answer is whole.
@@ -124,14 +125,14 @@ class Evaluator:
 
     def _ready(self, row: _Row) -> _Ready | None:
         sample = row.sample
-        if not all(name in self.pictures for name in sample.images):
-            try:
-                made = self.vlm.pictures(sample)
-            except BadRow as error:
-                row.problem = error
-                return None
-            self.pictures.update(zip(sample.images, made, strict=True))
-        return _Ready(row, [self.pictures[name] for name in sample.images])
+        try:
+            pictures = [
+                self.pictures.get(name, partial(self.vlm.picture, name)) for name in sample.images
+            ]
+        except BadRow as error:
+            row.problem = error
+            return None
+        return _Ready(row, pictures)
 
     def _without_pictures(self, batch: Sequence[_Ready]) -> None:
         """Of a sample without pictures it is known already."""

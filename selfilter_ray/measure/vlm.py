@@ -108,9 +108,17 @@ class MeasuredVlm:
         Raises:
             BadRow: when one is missing or broken.
         """
-        images = [load_image(name, self.limits) for name in sample.images]
+        return [self.picture(name) for name in sample.images]
+
+    def picture(self, name: str) -> Picture:
+        """One picture, by its name.
+
+        Raises:
+            BadRow: when it is missing or broken.
+        """
+        image = load_image(name, self.limits)
         with self._tokenizer:
-            return [self.data.family.picture(image) for image in images]
+            return self.data.family.picture(image)
 
     def statistics(
         self, prompts: Sequence[Prompt], chunk_tokens: int, grand: bool

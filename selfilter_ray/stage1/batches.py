@@ -50,6 +50,7 @@ class Batches:
         workers: chunks of one round.
         accumulation: rounds of one optimizer step.
         lengths_M: of the samples' texts. With them the rows of a round are of similar length.
+        steps: optimizer steps of the run; None takes ``epochs``.
     """
 
     def __init__(
@@ -61,11 +62,12 @@ class Batches:
         epochs: int,
         seed: int,
         lengths_M: np.ndarray | None = None,
+        steps: int | None = None,
     ) -> None:
         self.rows, self.workers, self.accumulation, self.seed = rows, workers, accumulation, seed
         self.round_rows = batch_size * workers
         self.rounds_per_epoch = -(-rows // self.round_rows)
-        self.steps = -(-self.rounds_per_epoch * epochs // accumulation)
+        self.steps = steps or -(-self.rounds_per_epoch * epochs // accumulation)
         self.lengths_M = lengths_M
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
@@ -98,6 +100,11 @@ class Batches:
         """How many epochs are finished after so many optimizer steps."""
         return steps * self.accumulation / self.rounds_per_epoch
 
+    def samples_after(self, steps: int) -> int:
+        """How many samples were seen after so many optimizer steps, repetitions included."""
+        epochs, rounds = divmod(steps * self.accumulation, self.rounds_per_epoch)
+        return epochs * self.rows + rounds * self.round_rows
+
     def _epoch(self, epoch: int) -> np.ndarray:
         random = np.random.default_rng([self.seed, epoch])
         order_M = random.permutation(self.rows)
@@ -118,6 +125,7 @@ def batches_of(
         train.epochs,
         seed,
         lengths_M if train.group_by_length else None,
+        train.steps,
     )
 
 

@@ -6,6 +6,7 @@ Rows are numbers in the pool sorted by id, so an epoch's order depends on the se
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from selfilter_ray.stage1.families.contract import Picture
 from selfilter_ray.stage1.families.registry import family_of
 from selfilter_ray.stage1.loss import IGNORED
 from selfilter_ray.stage1.model import Batch
+from selfilter_ray.stage1.pictures import KeptPictures
 from selfilter_ray.stage1.prompt import encode
 
 
@@ -43,6 +45,8 @@ class Stage1Data(Dataset[Example]):
         samples: the table of ``samples/`` with id, turns and images.
         features: of the usable samples, sorted by id.
         model: what ``from_pretrained`` takes: its family says how a sample becomes tokens.
+        pictures: what the image processor makes of pictures is kept here, for the next epoch and
+            for other models with the same processor.
     """
 
     def __init__(
@@ -52,11 +56,13 @@ class Stage1Data(Dataset[Example]):
         model: str,
         config: TrainConfig,
         limits: LimitsConfig,
+        pictures: KeptPictures | None = None,
     ) -> None:
         self.samples = samples_of(samples, features.ids)
         self.features = features
         self.config = config
         self.limits = limits
+        self.pictures = KeptPictures() if pictures is None else pictures
         self.family = family_of(model)
         self.tokenizer = self.family.tokenizer
         self._blank: Picture | None = None
@@ -73,19 +79,23 @@ class Stage1Data(Dataset[Example]):
     def __getitem__(self, row: int) -> Example:
         sample = sample_of(self.samples.slice(row, 1).to_pylist()[0])
         try:
-            images = [load_image(name, self.limits) for name in sample.images]
+            pictures = [
+                self.pictures.get(name, partial(self._picture, name)) for name in sample.images
+            ]
         except BadRow as error:
             raise DataError(
                 f"the image of {sample.id} was there when features were made, and is not usable "
                 f"now: {error.detail}. Put it back."
             ) from None
-        pictures = [self.family.picture(image) for image in images]
         tokens = [picture.tokens for picture in pictures]
         encoded = encode(
             sample.turns, self.config.prompt, self.family, tokens, self.config.max_length
         )
         features_D = torch.from_numpy(self.features.features_ND[row].copy())
         return Example(row, encoded.input_ids, encoded.labels, pictures, features_D)
+
+    def _picture(self, name: str) -> Picture:
+        return self.family.picture(load_image(name, self.limits))
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """A batch for training; one without pictures gets a blank, where nothing sees it.

@@ -15,7 +15,7 @@ import torch
 
 from selfilter_ray import atomic
 from selfilter_ray.config import TrainConfig
-from selfilter_ray.features.shards import Features, load_features
+from selfilter_ray.features.shards import Features, load_features, usable_ids
 from selfilter_ray.select.random_order import random_order
 from selfilter_ray.stage1.inputs import Scaling, net_inputs, read_ratings
 
@@ -59,8 +59,11 @@ def training_rows(
     """The samples to train on, sorted by id, their features being the score net's (M, D) inputs.
 
     Returns:
-        Also how ratings were scaled (over all N), and the (M,) cluster of each sample.
+        Also how ratings were scaled (over all N), and the (M,) cluster of each sample. Plain
+        training has no score net: D is 1, and all features are 0.
     """
+    if train.objective == "plain":
+        return _without_features(paths), None, None
     features = load_features(paths.features)
     ratings = {}
     if train.inputs != "clip":
@@ -76,3 +79,12 @@ def training_rows(
     if "cluster" in table.column_names:
         clusters = torch.from_numpy(table["cluster"].to_numpy().copy())
     return chosen, scaling, clusters
+
+
+def _without_features(paths: Paths) -> Features:
+    if paths.rows is None:
+        ids = usable_ids(paths.features)
+    else:
+        column = pq.read_table(paths.rows, columns=["id"])["id"]
+        ids = np.sort(column.to_numpy(zero_copy_only=False))
+    return Features(ids, np.zeros((len(ids), 1), np.float32), np.full(len(ids), np.nan, np.float32))

@@ -29,6 +29,7 @@ from selfilter_ray.stage1.loggers import StepLog
 from selfilter_ray.stage1.loss import Round, supervised_tokens
 from selfilter_ray.stage1.model import Batch, Stage1Model
 from selfilter_ray.stage1.outputs import save_outputs
+from selfilter_ray.stage1.pictures import KeptPictures
 from selfilter_ray.stage1.rows import Paths, training_rows
 from selfilter_ray.stage1.score_net import ScoreNet
 from selfilter_ray.stage1.statistics import SampleStatistics
@@ -44,16 +45,24 @@ class Trainer:
         config: the run's config.
         paths: inputs and outputs.
         device: of this rank.
+        pictures: as ``Stage1Data``.
     """
 
-    def __init__(self, config: Config, paths: Paths, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: Config,
+        paths: Paths,
+        device: torch.device,
+        pictures: KeptPictures | None = None,
+    ) -> None:
         self.config, self.paths, self.device = config, paths, device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.ranks = dist.get_world_size() if dist.is_initialized() else 1
         train = config.train
         self.features, self.scaling, cluster_M = training_rows(train, paths)
         samples = read_samples(paths.samples, ["id", "turns", "images"])
-        self.data = Stage1Data(samples, self.features, paths.model, train, config.data.limits)
+        limits = config.data.limits
+        self.data = Stage1Data(samples, self.features, paths.model, train, limits, pictures)
         lengths_M = text_lengths(self.data.samples) if train.group_by_length else None
         self.batches = batches_of(train, len(self.data), config.seed, lengths_M)
         self.statistics = SampleStatistics.empty(len(self.data))

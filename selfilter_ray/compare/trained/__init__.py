@@ -1,0 +1,1 @@
+"""The closed loop: tune the same model on what each method chose, and see what it learned."""
