@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -115,7 +116,7 @@ def _measures(
     comparison: TrainedComparison, outcomes: list[Outcome], levels: list[Outcome]
 ) -> Axis:
     """Over all intervals of the methods and all yardsticks but the fresh model, if that is far."""
-    ends = [end for outcome in outcomes for end in _ends(comparison.main(outcome))]
+    ends = [end for outcome in outcomes for end in _ends(comparison, comparison.main(outcome))]
     ends += [comparison.main(outcome).mean or 0.0 for outcome in levels if outcome.label != FRESH]
     factor = _factor(comparison)
     return linear_axis(AXES[comparison.measure], factor * min(ends), factor * max(ends))
@@ -135,7 +136,7 @@ def _levels(
 
 def _point(comparison: TrainedComparison, outcome: Outcome, x: Axis, y: Axis) -> Point:
     value, factor = comparison.main(outcome), _factor(comparison)
-    low, high = _ends(value)
+    low, high = _ends(comparison, value)
     below, at, above = y.at(factor * np.array([low, value.mean or 0.0, high]))
     title = (
         f"{outcome.label}, {count(outcome.budget)} records: {shown(comparison, value)}"
@@ -156,9 +157,11 @@ def _numbered(lines: list[Line]) -> tuple[Line, ...]:
     )
 
 
-def _ends(value: Estimate) -> tuple[float, float]:
+def _ends(comparison: TrainedComparison, value: Estimate) -> tuple[float, float]:
+    """Of the interval, as far as the measure can go."""
     mean, half = value.mean or 0.0, value.half or 0.0
-    return mean - half, mean + half
+    most = 1.0 if comparison.measure == "accuracy" else math.inf
+    return max(0.0, mean - half), min(most, mean + half)
 
 
 def _factor(comparison: TrainedComparison) -> float:

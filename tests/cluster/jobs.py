@@ -70,13 +70,13 @@ def ended(job: subprocess.Popen[str], log: Path) -> None:
 
 
 def lines(machine: Machine, message: str) -> list[dict[str, Any]]:
-    """What the product's processes on a machine have logged under a message, all runs."""
+    """What the product's processes on a machine have logged under a message, by time, all runs."""
     found = []
     for file in logs(machine).glob("worker-*.err"):
         for line in file.read_text(errors="replace").splitlines():
             if line.startswith("{") and f'"{message}"' in line:
                 found.append(json.loads(line))
-    return found
+    return sorted(found, key=lambda line: str(line["time"]))
 
 
 def shards_made(machine: Machine) -> set[tuple[str, int]]:
