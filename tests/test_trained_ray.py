@@ -52,7 +52,7 @@ def evaluations(made):
     return {f.name: json.loads(f.read_text())["evaluation"] for f in files.cells.glob("*.json")}
 
 
-def test_on_two_actors_a_fault_and_a_death_cost_no_other_cell(made, ray_is_up, monkeypatch):
+def test_on_two_actors_a_fault_and_a_death_cost_no_other_cell(made, ray_is_up):
     from selfilter_ray.distributed import tuners
 
     class Clumsy(Tuner):
@@ -69,9 +69,8 @@ def test_on_two_actors_a_fault_and_a_death_cost_no_other_cell(made, ray_is_up, m
 
     config = make_config(made[0], actors=2)
     told = []
-    with monkeypatch.context() as patch:
-        patch.setattr(tuners, "Tuner", Clumsy)
-        found = compared(made, config, lambda *work: tuners.tune_on_actors(config, *work), told)
+    clumsily = lambda *work: tuners.tune_on_actors(config, *work, tuner=Clumsy)  # noqa: E731
+    found = compared(made, config, clumsily, told)
     messages = {(m.label, m.budget, m.seed): m.message for m in found.missing}
     labels = ("random", "hard", "prototypicality")
     assert {key: messages[key] for key in messages if key[1] == 6} == {

@@ -41,6 +41,7 @@ def tune_on_actors(
     steps: Mapping[int, int | None],
     places: Places,
     keep: Callable[[Cell, dict[str, Any]], None],
+    tuner: type[Tuner] = Tuner,
 ) -> dict[str, str]:
     """Work cells off on ``compare.train.actors`` actors.
 
@@ -50,6 +51,7 @@ def tune_on_actors(
         steps: number of records to steps of the tuning; None leaves them to ``tune``.
         places: of the driver.
         keep: called with each result.
+        tuner: what each actor holds.
 
     Returns:
         Key of a cell that failed to a message.
@@ -59,7 +61,7 @@ def tune_on_actors(
     """
     many = config.compare.train.actors
     many = many[1] if isinstance(many, tuple) else many
-    hosts = _actors(config, places, many)
+    hosts = _actors(config, places, many, tuner)
     waiting = deque((cell, 1) for cell in cells)
     failed: dict[str, str] = {}
     while waiting or hosts.busy:
@@ -135,14 +137,15 @@ def _work(cell: Cell, models: Mapping[int, str], steps: Mapping[int, int | None]
     return Work(cell.kind, cell.seed, steps.get(cell.budget), cell.ids, model)
 
 
-def _actors(config: Config, places: Places, many: int) -> _Actors:
+def _actors(config: Config, places: Places, many: int, tuner: type[Tuner] = Tuner) -> _Actors:
     settings = config.compare.train
     gpus, cpus = gpus_each(settings.gpus_per_actor), settings.cpus_per_actor
     require(config.ray, many, cpus, gpus, "compare.train.actors x cpus_per_actor")
     publish(places.held_out)
     sent = {name: everywhere(path) for name, path in asdict(places).items()}
     actor = ray.remote(num_cpus=cpus, num_gpus=gpus)(_TunerActor)
-    return _Actors(lambda: actor.remote(config.model_dump(mode="json"), sent, cpus, carried()))
+    plain = config.model_dump(mode="json")
+    return _Actors(lambda: actor.remote(tuner, plain, sent, cpus, carried()))
 
 
 @dataclass
@@ -177,12 +180,17 @@ class _TunerActor:
     """Holds a tuner. A cell that fails is a result that says so."""
 
     def __init__(
-        self, config: dict[str, Any], places: dict[str, Shared | Path], cpus: int, run: Run | None
+        self,
+        tuner: type[Tuner],
+        config: dict[str, Any],
+        places: dict[str, Shared | Path],
+        cpus: int,
+        run: Run | None,
     ) -> None:
         join_on_ray(run, "compare")
         device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         own = Places(**{name: Path(here(place)) for name, place in places.items()})
-        self.tuner = Tuner(Config.model_validate(config), own, device, cpus)
+        self.tuner = tuner(Config.model_validate(config), own, device, cpus)
 
     def do(self, work: Work) -> dict[str, Any]:
         try:
