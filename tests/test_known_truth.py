@@ -332,3 +332,25 @@ def test_redundancy_by_chance_is_the_mean_over_all_draws(groups, data):
     draws = [detection(truth, list(draw)).redundant for draw in combinations(ids, picks)]
     by_chance = detection(truth, ids[:picks]).redundant_by_chance
     assert by_chance == pytest.approx(np.mean(draws), abs=1e-9)
+
+
+def test_what_the_start_is_made_of_shares_no_picture_with_the_pool(tmp_path):
+    pools = [write_pool(name, tmp_path / name, 60, 5, 10, 25) for name in ("plain", "trivial")]
+    start = records(pools[0].start)
+    assert len(start) == 25 and pools[0].start.read_bytes() == pools[1].start.read_bytes()
+    shown = {record["image"] for record in start.values()}
+    for pool in pools:
+        assert pool.description["start_rows"] == 25
+        pictures = {record["image"] for record in records(pool.pool).values()}
+        assert not shown & pictures
+        assert all((pool.folder / name).is_file() for name in shown)
+    with pytest.raises(ConfigError, match="too many"):
+        write_pool("plain", tmp_path / "none", 10, 0, 10, 10**6)
+
+
+def test_sources_of_the_packaged_data_are_the_types_of_its_questions():
+    from selfilter_ray.bundled.easy_vqa import packaged_dataset
+
+    for record in json.loads(packaged_dataset("easy-vqa/test").read_text()):
+        question = asked_and_answered(record)[0].removeprefix("<image>\n")
+        assert record["source"] == f"easy-vqa/{questions.question_type(question)}"

@@ -12,6 +12,8 @@ from selfilter_ray.bundled.packages import cache_folder, package_folder
 from selfilter_ray.errors import ConfigError
 
 SPLITS = ("train", "test")
+FORMAT = 2  # of the records; another one is written beside what an older version left
+NEGATIONS = frozenset({"no", "not"})
 SHAPES = frozenset({"circle", "rectangle", "triangle"})
 
 
@@ -27,7 +29,7 @@ def packaged_dataset(name: str) -> Path:
     if package != "easy-vqa" or split not in SPLITS:
         raise ConfigError(f"no packaged data set {name!r}: use easy-vqa/train or easy-vqa/test.")
     data = package_folder("easy_vqa", "install selfilter-ray[bundled]") / "data" / split
-    folder = cache_folder() / "easy-vqa"
+    folder = cache_folder() / f"easy-vqa-{FORMAT}"
     _link(folder / split, data / "images")
     file = folder / f"easy_vqa_{split}.json"
     if file.exists():
@@ -53,7 +55,7 @@ def _record(split: str, row: int, question: str, answer: str, image: int) -> dic
 
 def _kind(question: str, answer: str) -> str:
     if answer in {"yes", "no"}:
-        return "absence" if " not " in question else "presence"
+        return "absence" if NEGATIONS & set(question.split()) else "presence"
     return "shape" if answer in SHAPES else "color"
 
 

@@ -2,8 +2,9 @@
 
     pool.json         what a selector sees; its ids and their order tell nothing of the truth
     held_out.json     clean records of other pictures
-    images/           of both
-    blind/            both JSON files without pictures: what can be learned from questions alone
+    start.json        clean records of yet other pictures, to make the model that tuning starts from
+    images/           of all of them
+    blind/            pool and held-out without pictures: what can be learned from questions alone
     truth.parquet     id, kind, and of duplicates the id of the original
     description.json  what was planted, what is expected, and how it was made; written last
 
@@ -35,6 +36,7 @@ from selfilter_ray.known_truth.truth import TRUTH
 from selfilter_ray.samples.record import IMAGE_TOKEN
 
 POOL, HELD_OUT, TRUTH_FILE, IMAGES = "pool.json", "held_out.json", "truth.parquet", "images"
+START = "start.json"
 DESCRIPTION, BLIND = "description.json", "blind"
 HELD_OUT_ROWS = 2_000
 
@@ -42,6 +44,7 @@ HELD_OUT_ROWS = 2_000
 class _Clean(NamedTuple):
     pool: Sequence[Entry]
     held_out: Sequence[Entry]
+    start: Sequence[Entry]
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class WrittenPool:
     """Where its parts are.
 
     Attributes:
-        pool, held_out: LLaVA JSON files, for ``data.inputs``.
+        pool, held_out, start: LLaVA JSON files, for ``data.inputs``; ``start`` only where some were
+            asked for.
         blind_pool, blind_held_out: the same records, by the same ids, without their pictures: a
             model that is tuned on the one and evaluated on the other is the blind baseline.
         truth: a table of ``truth.TRUTH``.
@@ -59,6 +63,7 @@ class WrittenPool:
     folder: Path
     pool: Path
     held_out: Path
+    start: Path
     blind_pool: Path
     blind_held_out: Path
     truth: Path
@@ -72,6 +77,7 @@ class WrittenPool:
             folder=folder,
             pool=folder / POOL,
             held_out=folder / HELD_OUT,
+            start=folder / START,
             blind_pool=blind / POOL,
             blind_held_out=blind / HELD_OUT,
             truth=folder / TRUTH_FILE,
@@ -85,6 +91,7 @@ def write_pool(
     rows: int | None = None,
     seed: int = 0,
     held_out_rows: int = HELD_OUT_ROWS,
+    start_rows: int = 0,
 ) -> WrittenPool:
     """Write the pool, or find that it is there.
 
@@ -93,6 +100,8 @@ def write_pool(
         rows: of the pool; None for as many as the data set has.
         seed: of what is drawn and what is planted; the held-out set is the same for all seeds.
         held_out_rows: at most so many, in the proportions of the data set.
+        start_rows: taken from the data set before the pool is drawn, with all their pictures; the
+            same for all seeds and all pools of one data set.
 
     Raises:
         ConfigError: for an unknown name, too many rows, missing data, or a folder that holds
@@ -100,9 +109,10 @@ def write_pool(
     """
     kind = known_pool(name)
     asked = {"name": name, "rows": rows, "seed": seed, "held_out_rows": held_out_rows}
+    asked |= {"start_rows": start_rows} if start_rows else {}
     found = _described(folder, asked)
     if found is None:
-        clean = _clean(kind)
+        clean = _clean(kind, start_rows)
         most = kind.most(clean.pool)
         rows = min(most, len(clean.pool)) if rows is None else rows
         if not 1 <= rows <= most:
@@ -111,10 +121,33 @@ def write_pool(
     return WrittenPool.at(folder, found)
 
 
-def _clean(kind: KnownPool) -> _Clean:
+def _clean(kind: KnownPool, start_rows: int) -> _Clean:
     if kind.data == "coco_mini":
-        return _Clean(*photographs())
-    return _Clean(drawings("train"), drawings("test"))
+        pool, held_out = photographs()
+    else:
+        pool, held_out = drawings("train"), drawings("test")
+    start, rest = _apart(pool, start_rows)
+    return _Clean(rest, held_out, start)
+
+
+def _apart(entries: Sequence[Entry], rows: int) -> tuple[list[Entry], list[Entry]]:
+    """So many entries of pictures drawn at random, and the entries of all other pictures.
+
+    Raises:
+        ConfigError: when there are not so many, or none would be left.
+    """
+    pictures = sorted({entry.picture for entry in entries})
+    by_picture: dict[Path, list[Entry]] = {picture: [] for picture in pictures}
+    for entry in entries:
+        by_picture[entry.picture].append(entry)
+    taken: list[Entry] = []
+    for number in np.random.default_rng(1).permutation(len(pictures)).tolist():
+        if len(taken) >= rows:
+            break
+        taken += by_picture.pop(pictures[number])
+    if len(taken) < rows or not by_picture:
+        raise ConfigError(f"start_rows: {rows} of {len(entries)} clean records are too many.")
+    return taken[:rows], [entry for entry in entries if entry.picture in by_picture]
 
 
 def _described(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
@@ -138,11 +171,15 @@ def _write(kind: KnownPool, clean: _Clean, folder: Path, asked: dict[str, Any]) 
     place_N = random.permutation(len(planned))  # of each entry in the pool
     ids = [f"{kind.name}-{place:06d}" for place in place_N.tolist()]
     held_out = drawn(clean.held_out, asked["held_out_rows"], np.random.default_rng(0))
+    start_ids = [f"start-{number:05d}" for number in range(len(clean.start))]
     held_ids = [f"held-out-{number:05d}" for number in range(len(held_out))]
     rows = list(zip(ids, planned, strict=True))
     records = sorted((_record(id, entry, folder, kind.data) for id, entry in rows), key=_id)
     held = [_record(*row, folder, kind.data) for row in zip(held_ids, held_out, strict=True)]
     truth = sorted((_truth(id, entry, ids) for id, entry in rows), key=_id)
+    if clean.start:
+        start = zip(start_ids, clean.start, strict=True)
+        atomic.write_json(folder / START, [_record(*row, folder, kind.data) for row in start])
     for name, content in ((POOL, records), (HELD_OUT, held)):
         atomic.write_json(folder / name, content)
         atomic.write_json(folder / BLIND / name, [_blind(record) for record in content])
