@@ -2,8 +2,9 @@
 
 First the most requests a second of one sample each are measured for 20 s, then half of that is sent
 for ``--minutes``; every id is new, features come again after 4,096. Each minute: resident memory of
-every process of the service, median and 99th percentile of the latency, requests that were told to
-come again (429), and the size of the state on disk.
+every process of the service, the share of a core that each part takes, median and 99th percentile of
+the latency, requests that were told to come again (429), and the size of the state on disk. ``rest``
+is Ray's own daemons and the command that started the service; ``client`` is this program.
 
     python -m benchmarks.service_soak RUN [--minutes 60] [--store service_soak]
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
+import os
 import subprocess
 import tempfile
 import time
@@ -51,8 +53,12 @@ async def _soak(arguments: argparse.Namespace, state: Path, service: int) -> dic
         half = most["per_second"] / 2
         minutes = []
         for _ in range(arguments.minutes):
+            before = _cpu_seconds(service)
             minute = await _minute(session, url, bodies, half)
-            minutes.append(minute | _memory(service) | {"state_mib": _mib(state)})
+            minutes.append(
+                minute | _memory(service) | _cores(before, service) | {"state_mib": _mib(state)}
+            )
+            print(minutes[-1], flush=True)
     return {
         "most_per_second": most["per_second"],
         "sent_per_second": half,
@@ -109,6 +115,27 @@ def _memory(service: int) -> dict[str, float]:
             kib += int(status.partition("VmRSS:")[2].split()[0])
         found[f"{name}_mib"] = kib / 1024
     return found
+
+
+def _cores(before: dict[str, float], service: int) -> dict[str, float]:
+    """Cores that each part has taken over a minute, in the mean."""
+    after = _cpu_seconds(service)
+    return {f"{name}_cores": (after[name] - before[name]) / 60 for name in after}
+
+
+def _cpu_seconds(service: int) -> dict[str, float]:
+    """Of user and system, of all threads, since the processes began."""
+    found = {name: sum(map(_cpu_of, processes(title, service))) for name, title in TARGETS.items()}
+    whole = sum(map(_cpu_of, processes("", service)))
+    return {**found, "rest": whole - sum(found.values()), "client": _cpu_of(os.getpid())}
+
+
+def _cpu_of(process: int) -> float:
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _mib(folder: Path) -> float:
