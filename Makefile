@@ -4,6 +4,8 @@
 #             processes are killed 200 times (an hour)
 # make cluster-test  runs and the service on hosts of their own (network namespaces; needs root), some of
 #             which are killed (half an hour)
+# make evidence  what each selection method teaches, on pools with known truth (hours; goes on where it
+#             was stopped); make evidence-small: the same in minutes, to see it work
 # make check  formatting, lint and types
 # make bench  the benchmarks, results under benchmarks/results/
 # make lock   requirements.lock anew from pyproject.toml
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin
 export DS_BUILD_OPS := 0
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test chaos cluster-test check bench lock setup clean
+.PHONY: demo test chaos cluster-test evidence evidence-small check bench lock setup clean
 
 demo: setup
 	$(BIN)/selfilter-ray run configs/quickstart.yaml
@@ -32,6 +34,12 @@ cluster-test: setup
 	$(BIN)/python -m pytest -x tests/cluster/hosts_apart.py
 	$(BIN)/python -m pytest -x tests/cluster/hosts_serve.py
 	$(BIN)/python -m pytest -x tests/cluster/hosts_run.py
+
+evidence: setup
+	$(BIN)/python -m benchmarks.evidence
+
+evidence-small: setup
+	$(BIN)/python -m benchmarks.evidence --small
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -2,9 +2,9 @@
 
 First the most requests a second of one sample each are measured for 20 s, then half of that is sent
 for ``--minutes``; every id is new, features come again after 4,096. Each minute: resident memory of
-every process of the service, the share of a core that each part takes, median and 99th percentile of
-the latency, requests that were told to come again (429), and the size of the state on disk. ``rest``
-is Ray's own daemons and the command that started the service; ``client`` is this program.
+every process of the service, cores that each part takes, median and 99th percentile of the latency,
+requests that were told to come again (429), and the size of the state on disk. ``rest`` is Ray's
+own daemons and the command that started the service; ``client`` is this program.
 
     python -m benchmarks.service_soak RUN [--minutes 60] [--store service_soak]
 """

@@ -1,0 +1,139 @@
+"""What the selection methods teach, on pools with known truth: ``compare --train``, stored.
+
+For each pool: write it, featurize it, train Stage 1, measure, select by every method, tune the same
+start model on every choice, and evaluate it on held-out records. The start model is a LLaVA of
+half a million parameters, trained from scratch on clean records of other pictures. What is finished
+is not made again: after a stop, the same command goes on.
+
+    python -m benchmarks.evidence [POOL ...] [--set a.b=c ...] [--variant NAME] [--small]
+
+``--set`` is laid over configs/evidence.yaml; the result is then stored under ``NAME`` beside the
+pool's own, and its run folder starts as a copy of the pool's, so that what is the same is not made
+again. ``--small`` takes minutes: one pool of 1,500 records, four methods, two seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.store import RESULTS, store_result
+from selfilter_ray.compare.trained.files import TrainedFolder
+from selfilter_ray.known_truth.write import WrittenPool, write_pool
+
+CONFIG = "configs/evidence.yaml"
+ROOT = Path("runs/evidence")
+POOLS = ("plain", "wrong-answers", "near-duplicates", "trivial", "long-answers")
+ROWS, HELD_OUT, START = 10_000, 2_000, 4_000
+START_STEPS = 1_200
+SMALL = {
+    "compare.methods": "[random, selfilter, mllm_selector, el2n]",
+    "compare.seeds": "[0, 1]",
+    "compare.train.budgets": "[0.15]",
+    "compare.train.leaders": "null",
+    "compare.train.steps": "100",
+    "train.epochs": "1",
+}
+
+
+def main() -> None:
+    arguments = _arguments()
+    names = arguments.pools or (POOLS if not arguments.small else ("wrong-answers",))
+    for name in names:
+        _compare(name, arguments)
+
+
+def _compare(name: str, arguments: argparse.Namespace) -> None:
+    root = ROOT / "small" if arguments.small else ROOT
+    rows, held_out, start = (1_500, 400, 1_000) if arguments.small else (ROWS, HELD_OUT, START)
+    pool = write_pool(name, root / "pools" / name, rows, 0, held_out, start)
+    model = _start_model(pool, root / "start", 200 if arguments.small else START_STEPS)
+    settings = {
+        "run_dir": str(root / name),
+        "data.inputs": f"[{pool.pool}]",
+        "train.vlm.path": str(model),
+        "compare.train.held_out": f"[{pool.held_out}]",
+        "compare.train.truth": str(pool.truth),
+        **(SMALL if arguments.small else {}),
+    }
+    if arguments.variant:
+        settings["run_dir"] = _copied(root / name, root / f"{name}-{arguments.variant}")
+    settings |= dict(item.split("=", 1) for item in arguments.set)
+    _selfilter("compare", "--train", settings, redo=bool(arguments.variant))
+    run = Path(settings["run_dir"])
+    result = TrainedFolder(run).read().to_json()
+    manifest = json.loads((run / "manifest.json").read_text())
+    stored = {
+        "pool": pool.description,
+        "config": manifest["config"],
+        "stages": {stage: record["seconds"] for stage, record in manifest["stages"].items()},
+        "trained": result,
+    }
+    if not arguments.small:
+        (RESULTS / "evidence").mkdir(exist_ok=True)
+        kept = f"evidence/{run.name}"
+        store_result("evidence", stored, kept)
+
+
+def _start_model(pool: WrittenPool, folder: Path, steps: int) -> Path:
+    """The model that all tuning starts from: trained from scratch, vision tower and all."""
+    scratch = {
+        "kind": "scratch",
+        "vision": "{image_size: 32, patch_size: 8, hidden_size: 96, layers: 3, heads: 4}",
+        "text": "{vocab_size: 400, hidden_size: 96, intermediate_size: 256, layers: 2, heads: 4}",
+    }
+    written = ", ".join(f"{name}: {value}" for name, value in scratch.items())
+    inputs = folder.parent / "start.json"  # the same for every pool
+    if not inputs.exists():
+        records = json.loads(pool.start.read_text())
+        for record in records:
+            record["image"] = str((pool.folder / record["image"]).resolve())
+        inputs.write_text(json.dumps(records))
+    settings = {
+        "run_dir": str(folder),
+        "data.inputs": f"[{inputs}]",
+        "train.vlm": f"{{{written}}}",
+        "train.trainable.vision_tower": "true",
+        "tune.steps": str(steps),
+    }
+    model = folder / "tuned" / "vlm"
+    _selfilter("featurize", None, settings)
+    _selfilter("train", ["--objective", "plain", "--on", "pool"], settings)
+    return model
+
+
+def _copied(source: Path, target: Path) -> str:
+    """A run folder that begins with what another one has."""
+    if not target.exists():
+        part = target.with_name(f"{target.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(source, part, symlinks=True)
+        part.rename(target)
+    return str(target)
+
+
+def _selfilter(
+    command: str, option: str | list[str] | None, settings: dict[str, str], redo: bool = False
+) -> None:
+    options = [option] if isinstance(option, str) else list(option or [])
+    for name, value in settings.items():
+        options += ["--set", f"{name}={value}"]
+    tool = [sys.executable, "-m", "selfilter_ray.cli", command, CONFIG, *options]
+    subprocess.run([*tool, *(["--redo"] if redo else [])], check=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence")
+    parser.add_argument("pools", nargs="*", choices=[*POOLS, []], metavar="POOL")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--variant")
+    parser.add_argument("--small", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
