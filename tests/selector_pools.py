@@ -21,6 +21,7 @@ def raw_pool(samples: int, seed: int = 0, dimension: int = 6, decimals: int = 6)
     columns = {f"pre_{name}": drawn(0.5, 3.0) for name in STATISTICS}
     columns |= {f"seed_{name}": drawn(0.5, 3.0) for name in STATISTICS}
     columns["answer_tokens"] = rng.integers(1, 9, samples).astype(float)
+    columns["tuned_loss"] = drawn(0.1, 2.0)
     columns["seed_loss_sum"] = columns["seed_loss"] * columns["answer_tokens"]
     columns["seed_member"] = (np.arange(samples) == 0).astype(float)
     for name in ("difficulty", "clip_score", "image_reward", "coido_score"):

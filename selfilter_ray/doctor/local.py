@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from selfilter_ray import provenance
 from selfilter_ray.config import RayConfig
+from selfilter_ray.doctor.node import NO_COMPILER, find_compiler
 
 
 def examine() -> bool:
@@ -48,10 +48,7 @@ def _gpus() -> str:
 
 
 def _compiler() -> str:
-    compiler = shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
-        raise FileNotFoundError("DeepSpeed compiles its operators with g++: install g++")
-    return compiler
+    return find_compiler() or NO_COMPILER
 
 
 def _deepspeed() -> str:
@@ -60,14 +57,7 @@ def _deepspeed() -> str:
     prepare_accelerator()
     from deepspeed.accelerator import get_accelerator
 
-    accelerator = get_accelerator()
-    if accelerator.device_name() == "cpu":
-        from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        ShareMemCommBuilder().load()
-        return "cpu, operators compiled"
-    return str(accelerator.device_name())
+    return str(get_accelerator().device_name())
 
 
 def _embedder() -> str:

@@ -123,9 +123,9 @@ def write_pool(
 
 def _clean(kind: KnownPool, start_rows: int) -> _Clean:
     if kind.data == "coco_mini":
-        pool, held_out = photographs()
+        pool, held_out = (list(part) for part in photographs())
     else:
-        pool, held_out = drawings("train"), drawings("test")
+        pool, held_out = list(drawings("train")), list(drawings("test"))
     start, rest = _apart(pool, start_rows)
     return _Clean(rest, held_out, start)
 

@@ -57,6 +57,8 @@ class SelfilterSettings(MethodSettings):
 
     ``backend``: what proposes neighbours; only ``faiss-ivf`` can change a pick. ``shards``: into
     how many Ray actors the features are spread, for pools that one machine cannot hold.
+    ``drop_unlearned`` (ours): the share of the pool that is passed over, the samples whose loss
+    under the VLM after Stage 1 is highest.
     """
 
     speed_only = frozenset({"shards"})
@@ -67,6 +69,13 @@ class SelfilterSettings(MethodSettings):
     difficulty: Literal["shifted", "raw"] = "shifted"
     backend: Literal["exact", "faiss-flat", "faiss-ivf", "faiss-gpu", "torch"] = "exact"
     shards: Positive = 1
+    drop_unlearned: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _whole_pool_in_shards(self) -> SelfilterSettings:
+        if self.shards > 1 and self.drop_unlearned:
+            raise ValueError("drop_unlearned works on one machine: leave shards at 1")
+        return self
 
     @model_validator(mode="after")
     def _exact_shards(self) -> SelfilterSettings:

@@ -1,6 +1,7 @@
 """DeepSpeed: how a config becomes an engine, and how weights come out of it again.
 
 DeepSpeed is imported here only, inside the functions: it looks for an accelerator on import.
+Nothing is compiled, but the optimizer of ``offload_optimizer`` on its first use.
 """
 
 from __future__ import annotations
@@ -42,13 +43,25 @@ def deepspeed_config(config: TrainConfig, ranks: int | None = None) -> dict[str,
 def prepare_accelerator() -> None:
     """Must run before DeepSpeed is first imported: without a GPU it is to use the CPU.
 
-    Its operators are compiled on first use, by the ninja that was installed beside this Python.
+    An operator is compiled on first use, by the ninja that was installed beside this Python.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     beside = str(Path(sys.executable).parent)
     if beside not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", os.defpath)])
+
+
+def imported() -> Any:
+    """DeepSpeed, kept from compiling what training does not use.
+
+    On a CPU it would compile an all-reduce of its inference when the first engine starts, which
+    takes minutes of g++. It asks this table whether it may; nothing else reads it.
+    """
+    import deepspeed
+
+    vars(deepspeed.ops).setdefault("__compatible_ops__", {})
+    return deepspeed
 
 
 def start_engine(model: Stage1Model, config: TrainConfig, steps: int, ranks: int) -> Any:
@@ -58,8 +71,7 @@ def start_engine(model: Stage1Model, config: TrainConfig, steps: int, ranks: int
         steps: optimizer steps of the whole run, for the cosine.
         ranks: the present number.
     """
-    import deepspeed
-
+    deepspeed = imported()
     settings = deepspeed_config(config, ranks)
     optimizer = _optimizer(_groups(model, config), config, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine(steps, config.warmup_ratio))
@@ -104,8 +116,7 @@ def full_weights(engine: Any, frozen: bool, keep: bool) -> dict[str, torch.Tenso
     All ranks must call it; those that do not ``keep`` the result get an empty one. The score net
     comes in float32 from the optimizer's own copy, the VLM in its own type.
     """
-    import deepspeed
-
+    deepspeed = imported()
     weights: dict[str, torch.Tensor] = {}
     for name, parameter in engine.module.named_parameters():
         if not (parameter.requires_grad or frozen):

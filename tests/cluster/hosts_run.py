@@ -7,9 +7,7 @@ made, and another one in its place; with the second host killed while Stage 1 tr
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -35,7 +33,6 @@ pytestmark = pytest.mark.timeout(3600)
 
 PATIENCE_SECONDS = 1500
 RUN = "/home/user/run"
-COMPILED = "home/user/.cache/torch_extensions"  # DeepSpeed builds an operator on first use
 BUDGET = RECORDS * 15 // 100
 # Of losses and picks, when one of two workers goes and the other trains on alone: the batches stay
 # the same, but their sums have another order.
@@ -51,12 +48,9 @@ def network(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(network):
-    """``selected.ids`` and losses of the same run on one host and its disk, and what it built."""
+    """``selected.ids`` and losses of the same run on one host and its disk."""
     machine = network.add("alone")
     make_pool(machine.disk / "tmp" / "pool")
-    own = Path("~/.cache/torch_extensions").expanduser()
-    if own.exists():  # it takes minutes, and a run before this one may have done it
-        shutil.copytree(own, machine.disk / COMPILED)
     config = machine.disk / "tmp" / "config.yaml"
     config.write_text(yaml.safe_dump(config_of("/tmp/pool", RUN) | {"ray": {"num_cpus": 2}}))
     command = [str(BIN / "selfilter-ray"), "run", "/tmp/config.yaml"]
@@ -65,18 +59,16 @@ def alone(network):
     machine.kill()
     losses = [json.loads(line)["loss"] for line in (run / "stage1/metrics.jsonl").open()]
     ids = (run / "selected.ids").read_text()
-    return SimpleNamespace(ids=ids, losses=losses, compiled=machine.disk / COMPILED)
+    return SimpleNamespace(ids=ids, losses=losses)
 
 
 @pytest.fixture(scope="module")
-def hosts(network, alone, tmp_path_factory):
+def hosts(network, tmp_path_factory):
     """``first`` is the head and a host like ``second``; each has one CPU."""
     folder = tmp_path_factory.mktemp("logs")
     store = ObjectStore(network.switch, SWITCH, folder / "store.log")
     make_pool(network.switch.disk / "tmp" / "pool")
     first, second = network.add("first"), network.add("second")
-    for machine in (first, second):
-        shutil.copytree(alone.compiled, machine.disk / COMPILED)  # as an image would bring it
     variables = store.environment | {"SELFILTER_LOG_FORMAT": "json"}
     cluster = RayCluster(network, first, 1, variables)
     cluster.join(second, cpus=1)
