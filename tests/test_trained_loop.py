@@ -25,6 +25,7 @@ from selfilter_ray.compare.trained.result import Missing, TrainedComparison
 from selfilter_ray.compare.trained.settings import TrainedConfig, counts_of
 from selfilter_ray.compare.trained.terminal_table import print_trained
 from selfilter_ray.compare.trained.tuner import Tuner, Work
+from selfilter_ray.config import PretrainedVlm
 from selfilter_ray.errors import ArtifactError, ConfigError, DataError
 from selfilter_ray.known_truth.truth import TRUTH
 from selfilter_ray.report.compare_page import write_compare_page
@@ -177,8 +178,10 @@ def test_the_best_go_on_to_further_budgets(made, compared):
     comparison, _, _ = compared
     config = make_config(made[0], leaders={"budgets": [0.7, 6], "methods": 1})
     runner = Alone(config)
-    loop = loop_of(made, config, runner)
+    told = []
+    loop = loop_of(made, config, runner, told)
     found = loop.compare(COSTS)
+    assert sum(told) == loop.count() == CELLS + 2 * 2
     assert found.budgets == [6, 20, 28]
     assert {label for label, budget, _ in runner.seen if budget == 28} == {
         "random",
@@ -190,6 +193,24 @@ def test_the_best_go_on_to_further_budgets(made, compared):
             ),
         ),
     } and {budget for _, budget, _ in runner.seen} == {28}
+
+
+def test_another_start_model_is_another_result(made, compared, tmp_path):
+    """Under the same path, too."""
+    folder = made[0]
+    start = tmp_path / "start"
+    fresh = sorted(TrainedFolder(made[1].path).fresh.iterdir())
+    seen = []
+    for model in fresh[:2]:
+        shutil.rmtree(start, ignore_errors=True)
+        shutil.copytree(model / "initial_vlm", start)
+        config = make_config(folder, budgets=[6], blind=False)
+        vlm = PretrainedVlm(path=str(start))
+        config = config.model_copy(update={"train": config.train.model_copy(update={"vlm": vlm})})
+        runner = Alone(config)
+        loop_of(made, config, runner).compare({})
+        seen.append(len(runner.seen))
+    assert seen == [10, 10]
 
 
 def test_own_steps_follow_the_number_of_records(made):

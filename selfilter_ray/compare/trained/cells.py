@@ -56,7 +56,7 @@ class Choice:
 
 
 def cells_of(
-    choices: Sequence[Choice], ids: np.ndarray, seeds: Sequence[int], blind: bool, context: str
+    choices: Sequence[Choice], ids: np.ndarray, contexts: Mapping[int, str], blind: bool
 ) -> list[Cell]:
     """The cells of these choices, and the yardsticks of every seed.
 
@@ -64,11 +64,11 @@ def cells_of(
 
     Args:
         ids: of the pool, sorted.
+        contexts: seed to a key of all else that its results depend on.
         blind: whether to tune without pictures, too.
-        context: key of what all results depend on.
     """
     cells = []
-    for seed in seeds:
+    for seed, context in contexts.items():
         whole: list[tuple[Kind, np.ndarray]] = [("fresh", ids[:0]), ("whole", ids)]
         if blind:
             whole.append(("blind", ids))

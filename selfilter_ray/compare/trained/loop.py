@@ -93,6 +93,9 @@ class TrainedLoop:
         self.entries, self.reference = with_reference(entries)
         self.featurized = featurized
         self.budgets = counts_of(self.settings.budgets, len(pool.ids))
+        leaders = self.settings.leaders
+        further = [] if leaders is None else counts_of(leaders.budgets, len(pool.ids))
+        self.further = [count for count in further if count not in self.budgets]
 
     def compare(self, costs: Mapping[str, Mapping[str, float]]) -> TrainedComparison:
         """All of it; what is there from before is not made again.
@@ -108,15 +111,16 @@ class TrainedLoop:
         context = self._read_held_out()
         self.places = self._places()
         self.models = {seed: self._fresh_model(seed) for seed in self.config.compare.seeds}
+        hashes = {model: provenance.hash_model(model) for model in set(self.models.values())}
+        self.contexts = {
+            seed: stage_key(context, hashes[model]) for seed, model in self.models.items()
+        }
         grid = _Grid()
-        self._extend(grid, self.entries, self.budgets, context)
+        self._extend(grid, self.entries, self.budgets)
         comparison = self._result(grid, self.budgets, costs)
         if self.settings.leaders is not None:
-            leaders = self._leaders(comparison)
-            further = counts_of(self.settings.leaders.budgets, len(self.pool.ids))
-            further = [count for count in further if count not in self.budgets]
-            self._extend(grid, leaders, further, context)
-            comparison = self._result(grid, sorted([*self.budgets, *further]), costs)
+            self._extend(grid, self._leaders(comparison), self.further)
+            comparison = self._result(grid, sorted([*self.budgets, *self.further]), costs)
         atomic.write_table(self.files.picks, picks_table(grid.choices, self.pool.ids))
         self.files.write(comparison)
         return comparison
@@ -126,21 +130,16 @@ class TrainedLoop:
         settings, seeds = self.settings, len(self.config.compare.seeds)
         cells = len(self.entries) * len(self.budgets) + 2 + settings.blind
         if settings.leaders is not None:
-            further = len(settings.leaders.budgets)
-            cells += further * min(settings.leaders.methods + 1, len(self.entries))
+            cells += len(self.further) * min(settings.leaders.methods + 1, len(self.entries))
         return cells * seeds
 
-    def _extend(
-        self, grid: _Grid, entries: Sequence[Entry], budgets: Sequence[int], context: str
-    ) -> None:
+    def _extend(self, grid: _Grid, entries: Sequence[Entry], budgets: Sequence[int]) -> None:
         """Choose, and work off what has no result."""
         for budget in budgets:
             for entry in entries:
                 grid.choices += self._choices(entry, budget)
-        seeds, ids = self.config.compare.seeds, self.pool.ids
-        blind = self.settings.blind
-        before = len(grid.cells)
-        grid.cells = cells_of(grid.choices, ids, seeds, blind, context)
+        before, blind = len(grid.cells), self.settings.blind
+        grid.cells = cells_of(grid.choices, self.pool.ids, self.contexts, blind)
         grid.results |= self.files.results(cell.key for cell in grid.cells)
         todo = [
             cell for cell in outstanding(grid.cells, grid.results) if cell.key not in grid.failed
