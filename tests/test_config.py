@@ -18,7 +18,7 @@ from selfilter_ray.config import (
     parse_config,
 )
 from selfilter_ray.errors import ConfigError
-from selfilter_ray.select.settings import SelfilterSettings
+from selfilter_ray.select.settings import SelfilterSettings, parse_method
 from selfilter_ray.strict import Strict
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -397,3 +397,26 @@ def test_sections_inside_sections_leave_out_their_own_speed_settings():
         inner: Inner = Inner()
 
     assert Outer().result_fields() == {"inner": {"exact": 2}}
+
+
+def preset(**sections):
+    return parse_config({"run_dir": "r", "data": {"inputs": ["a"]}, "preset": "paper", **sections})
+
+
+def test_the_papers_preset_fills_in_what_the_config_does_not_say():
+    config = preset(train={"epochs": 1}, select={"ratio": 0.05})
+    train, select = config.train, config.select
+    assert (train.loss_reduction, train.weight_scope) == ("sum", "device")
+    assert (train.score_net_init, train.score_net_learning_rate) == ("uniform", None)
+    assert (select.difficulty, select.gamma, select.k_nearest) == ("raw", 1.0, 10)
+    assert (train.epochs, select.ratio) == (1, 0.05)
+    assert preset(select={"difficulty": "shifted"}).select.difficulty == "shifted"
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+def test_a_preset_leaves_sections_of_another_kind_alone():
+    assert preset(select="random").select == parse_method("random")
+    assert preset(select={"method": "el2n", "ratio": 0.1}).select.ratio == 0.1
+    assert preset(train={"objective": "plain"}).train.score_net_init == "zeros"
+    with pytest.raises(ConfigError, match="preset"):
+        parse_config({"run_dir": "r", "data": {"inputs": ["a"]}, "preset": "papers"})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from selfilter_ray.compare.settings import CompareConfig
 from selfilter_ray.config.data import DataConfig
 from selfilter_ray.config.featurize import FeaturizeConfig
+from selfilter_ray.config.presets import Preset, with_preset
 from selfilter_ray.config.train import TrainConfig, TuneConfig, plain_training
 from selfilter_ray.measure.settings import MeasureConfig
 from selfilter_ray.scorers.image_reward.settings import ImageRewardConfig
@@ -77,9 +78,10 @@ class RayConfig(Strict):
 
 
 class Config(Strict):
-    """A whole run."""
+    """A whole run. ``preset``: ``paper`` for its settings and the release's, below what is given."""
 
     run_dir: Place
+    preset: Preset | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataConfig
     featurize: FeaturizeConfig = FeaturizeConfig()
@@ -93,6 +95,11 @@ class Config(Strict):
     compare: CompareConfig = CompareConfig()
     report: ReportConfig = ReportConfig()
     ray: RayConfig = RayConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, tree: Any) -> Any:
+        return with_preset(tree) if isinstance(tree, dict) else tree
 
     @model_validator(mode="after")
     def _ratings_for_the_score_net(self) -> Config:
