@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfilter_ray import atomic, provenance
-from selfilter_ray.compare.trained.settings import counts_of
 from selfilter_ray.config import Config, load_config
 from selfilter_ray.errors import DataError
 from selfilter_ray.run_folder import STAGES, RunFolder
@@ -86,6 +85,10 @@ class Pipeline:
 
     def run(self, stages: Sequence[str] = STAGES) -> dict[str, Any]:
         """The stages that are not finished yet."""
+        if self.training:
+            from selfilter_ray.compare.trained.loop import check_inputs
+
+            check_inputs(self.config)
         with self.folder.locked(), self._resources:
             self.keys = self._begin(stages)
             todo = [stage for stage in self.keys.asked(stages) if not self.keys.is_finished(stage)]
@@ -179,6 +182,7 @@ class Pipeline:
 
         usable = self._records("featurize")
         self.config.select.count(usable)  # a budget that cannot be met is better known before
+        self.seed_budget(usable)
         part = trained_part(self.config, self.folder)
         rows = usable if part is None else len(part)
         batches = batches_of(self.config.train, rows, self.config.seed)
@@ -243,6 +247,7 @@ class Pipeline:
         from selfilter_ray.compare.entries import entries_of, with_reference
         from selfilter_ray.compare.files import write_comparison
         from selfilter_ray.compare.terminal_table import print_comparison
+        from selfilter_ray.compare.trained.files import TrainedFolder
         from selfilter_ray.compare.trained.terminal_table import print_trained
         from selfilter_ray.report.compare_page import write_compare_page
         from selfilter_ray.run_pool import load_pool
@@ -259,11 +264,15 @@ class Pipeline:
                     pool, entries, settings.seeds, self.budget(rows), costs, progress=advance
                 )
                 write_comparison(self.folder.path, comparison)
+            before = TrainedFolder(self.folder.path).of_pool(self.keys["read"])
+            page = write_compare_page(self.folder, comparison, self.config.report, before)
         print_comparison(self.terminal.output, comparison)
-        trained = self._train_compared(pool, entries, costs) if self.training else None
-        if trained is not None:
+        if self.training:
+            trained = self._train_compared(pool, entries, costs)
+            with self.folder.locked():
+                write_compare_page(self.folder, comparison, self.config.report, trained)
             print_trained(self.terminal.output, trained)
-        return write_compare_page(self.folder, comparison, self.config.report, trained)
+        return page
 
     def _train_compared(
         self, pool: Pool, entries: Sequence[Entry], costs: Mapping[str, Mapping[str, float]]
@@ -287,7 +296,7 @@ class Pipeline:
                 self.folder,
                 pool,
                 entries,
-                self.keys["featurize"],
+                self.keys["read"],
                 run,
                 lambda cells: told[0](cells),
             )
@@ -383,7 +392,7 @@ class Pipeline:
         own = self.budget(rows)
         if not self.training:
             return own
-        return min(own, *counts_of(self.config.compare.train.budgets, rows))
+        return min(own, *self.config.compare.train.counts(rows))
 
     def _connect(self) -> None:
         if not self._connected:

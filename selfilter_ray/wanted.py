@@ -88,7 +88,9 @@ def wanted_by(
         size = config.compare if comparing and _has_size(config.compare) else config.select
         seed_set = (seed_ratio_of(methods), size.budget, size.ratio)
         if training:
-            seed_set = (*seed_set, *config.compare.train.budgets)
+            leaders = config.compare.train.leaders
+            further = () if leaders is None else leaders.budgets
+            seed_set = (*seed_set, *config.compare.train.budgets, *further)
     found = Wanted(stage1, models, coido, ratings, tuple(sorted(columns)), seed_set)
     _check_training(found, config)
     return found

@@ -20,15 +20,17 @@ from selfilter_ray.compare.comparison import compare
 from selfilter_ray.compare.entries import entries_of
 from selfilter_ray.compare.trained.cells import BLIND, FRESH, WHOLE
 from selfilter_ray.compare.trained.files import TrainedFolder
-from selfilter_ray.compare.trained.loop import TrainedLoop
-from selfilter_ray.compare.trained.result import Missing, TrainedComparison
+from selfilter_ray.compare.trained.loop import TrainedLoop, check_inputs
+from selfilter_ray.compare.trained.result import Missing, TrainedComparison, ranked
 from selfilter_ray.compare.trained.settings import TrainedConfig, counts_of
+from selfilter_ray.compare.trained.statistics import estimate
 from selfilter_ray.compare.trained.terminal_table import print_trained
-from selfilter_ray.compare.trained.tuner import Tuner, Work
+from selfilter_ray.compare.trained.tuner import Places, Tuner, Work
 from selfilter_ray.config import PretrainedVlm
 from selfilter_ray.errors import ArtifactError, ConfigError, DataError
 from selfilter_ray.known_truth.truth import TRUTH
 from selfilter_ray.report.compare_page import write_compare_page
+from selfilter_ray.samples.files import SCHEMA, read_samples, write_samples
 
 CELLS = 2 * (3 * 2 + 3)  # seeds x (methods x budgets + yardsticks)
 COSTS = {"hard": {"pre model's pass": 3.0}}
@@ -77,7 +79,7 @@ def loop_of(made, config, runner, told=None):
     _, run, pool = made
     entries = entries_of(config.compare.methods, pool)
     tell = (lambda cells: None) if told is None else told.append
-    return TrainedLoop(config, run, pool, entries, "features' key", runner, tell)
+    return TrainedLoop(config, run, pool, entries, "the pool's key", runner, tell)
 
 
 @pytest.fixture(scope="module")
@@ -257,11 +259,75 @@ def test_what_is_written_is_read_again_and_another_version_is_refused(made, comp
 def test_held_out_records_must_be_there_and_be_others(made):
     with pytest.raises(ConfigError, match="held_out"):
         loop_of(made, c := make_config(made[0], held_out=[]), Alone(c)).compare({})
-    pool = [record(made[0], f"p{row:02d}") for row in range(3)]
-    (made[0] / "pool_again.json").write_text(json.dumps(pool))
-    again = make_config(made[0], held_out=[str(made[0] / "pool_again.json")])
-    with pytest.raises(ConfigError, match=r"3 ids of the pool, 'p00' first"):
-        loop_of(made, again, Alone(again)).compare({})
+    again = [record(made[0], f"p{row:02d}") | {"id": f"again{row}"} for row in range(3)]
+    (made[0] / "pool_again.json").write_text(json.dumps(again))
+    config = make_config(made[0], held_out=[str(made[0] / "pool_again.json")])
+    with pytest.raises(ConfigError, match=r"3 records of the pool, 'again0' first"):
+        loop_of(made, config, Alone(config)).compare({})
+
+
+def test_the_blind_see_nothing(made, compared):
+    files = TrainedFolder(made[1].path)
+    for folder, rows in ((files.blind_samples, ROWS), (files.blind_held_out, HELD)):
+        table = read_samples(folder, ["images", "turns"])
+        assert table.num_rows == rows and not any(table["images"].to_pylist())
+        assert "<image>" not in str(table["turns"].to_pylist())
+        assert "What colour?" in str(table["turns"].to_pylist())
+
+
+def test_a_picture_that_cannot_be_read_fails_the_cell(made, compared, tmp_path):
+    """Else models would be compared on different records, and that would be kept."""
+    config, files = make_config(made[0]), TrainedFolder(made[1].path)
+    held = read_samples(files.held_out, SCHEMA.names).to_pylist()
+    held[3]["images"] = [str(tmp_path / "gone.png")]
+    write_samples(tmp_path, pa.Table.from_pylist(held, schema=SCHEMA))
+    places = Places(made[1].samples, tmp_path, files.blind_samples, files.blind_held_out)
+    (model,) = list(files.fresh.glob("*/initial_vlm"))[:1]
+    work = Work("fresh", 0, None, np.empty(0, object), str(model))
+    with pytest.raises(DataError, match=r"of 12 held-out records could not be evaluated: 1 "):
+        Tuner(config, places)(work)
+
+
+def test_a_method_may_not_be_named_as_a_yardstick(made):
+    config = make_config(made[0])
+    methods = [{"method": "random", "kind": "stratified", "label": WHOLE}]
+    config = config.model_copy(
+        update={"compare": config.compare.model_copy(update={"methods": methods})}
+    )
+    with pytest.raises(ConfigError, match="means something else"):
+        loop_of(made, config, Alone(config))
+
+
+@pytest.mark.parametrize("columns", [None, {"id": ["p00"], "kind": ["clean"]}])
+def test_a_truth_that_is_none_is_refused_before_anything_is_tuned(made, columns):
+    file = made[0] / "no_truth.parquet"
+    file.unlink(missing_ok=True)
+    if columns is not None:
+        pq.write_table(pa.table(columns), file)
+    config = make_config(made[0], truth=str(file))
+    runner = Alone(config)
+    with pytest.raises(ConfigError, match=r"compare\.train\.truth"):
+        loop_of(made, config, runner).compare({})
+    with pytest.raises(ConfigError, match=r"compare\.train\.truth"):
+        check_inputs(config)
+    assert runner.seen == []
+
+
+def test_a_seed_that_is_missing_lifts_no_method(compared):
+    """By the differences to random over the seeds that both have."""
+    comparison, _, _ = compared
+    place = next(n for n, o in enumerate(comparison.outcomes) if (o.label, o.budget) == ("hard", 6))
+    outcomes = list(comparison.outcomes)
+    lucky = {"accuracy": estimate([0.99]), "token_loss": estimate([0.1])}
+    behind = {name: estimate([-0.5]) for name in lucky}
+    outcomes[place] = outcomes[place].model_copy(update={"measures": lucky, "to_random": behind})
+    standing = ranked(comparison.model_copy(update={"outcomes": outcomes}), 6)
+    assert standing[-1].label == "hard"
+    text = io.StringIO()
+    print_trained(
+        Console(file=text, width=100), comparison.model_copy(update={"outcomes": outcomes})
+    )
+    assert "hard (1 seed)" in text.getvalue()
 
 
 def test_when_every_cell_fails_it_says_why(made, tmp_path):

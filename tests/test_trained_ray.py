@@ -44,7 +44,7 @@ def compared(made, config, run, told=None):
     _, folder, pool = made
     entries = entries_of(config.compare.methods, pool)
     tell = (lambda cells: None) if told is None else told.append
-    return TrainedLoop(config, folder, pool, entries, "features' key", run, tell).compare({})
+    return TrainedLoop(config, folder, pool, entries, "the pool's key", run, tell).compare({})
 
 
 def evaluations(made):

@@ -109,7 +109,7 @@ def write_pool(
     """
     kind = known_pool(name)
     asked = {"name": name, "rows": rows, "seed": seed, "held_out_rows": held_out_rows}
-    asked |= {"start_rows": start_rows} if start_rows else {}
+    asked["start_rows"] = start_rows
     found = _described(folder, asked)
     if found is None:
         clean = _clean(kind, start_rows)
@@ -159,7 +159,7 @@ def _described(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     given = {name: value for name, value in asked.items() if value is not None}
-    other = {name: found.get(name) for name in given}
+    other = {name: found.get(name, 0 if name == "start_rows" else None) for name in given}
     if other != given:
         raise ConfigError(f"{folder} holds another pool ({other}): remove it, or give another.")
     return found

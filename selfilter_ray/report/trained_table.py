@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from selfilter_ray.compare.trained.cells import YARDSTICKS
-from selfilter_ray.compare.trained.result import Outcome, TrainedComparison
+from selfilter_ray.compare.trained.result import Outcome, TrainedComparison, ranked
 from selfilter_ray.compare.trained.statistics import Estimate
-from selfilter_ray.compare.trained.terminal_table import shown, sorted_outcomes
+from selfilter_ray.compare.trained.terminal_table import named, shown
 from selfilter_ray.report.compare_table import Heading, TableCell
 from selfilter_ray.report.figures import figure, share
 
@@ -19,10 +19,11 @@ HEADINGS = {
 
 @dataclass(frozen=True, slots=True)
 class TrainedRow:
-    """One outcome. ``number``: of the method on the page; 0 of a yardstick."""
+    """One outcome. ``number``: of the method on the page; 0 of a yardstick. ``name``: as shown."""
 
     number: int
     label: str
+    name: str
     cells: tuple[TableCell, ...]
 
 
@@ -65,8 +66,13 @@ def trained_tables(comparison: TrainedComparison) -> list[TrainedTable]:
             budget,
             comparison.steps.get(budget, 0),
             tuple(
-                TrainedRow(number[outcome.label], outcome.label, _cells(comparison, outcome))
-                for outcome in sorted_outcomes(comparison, budget)
+                TrainedRow(
+                    number[outcome.label],
+                    outcome.label,
+                    named(comparison, outcome),
+                    _cells(comparison, outcome),
+                )
+                for outcome in ranked(comparison, budget)
             ),
         )
         for budget in comparison.budgets
@@ -77,7 +83,7 @@ def yardsticks(comparison: TrainedComparison) -> list[TrainedRow]:
     """The whole pool, the same without pictures, and the model as it was."""
     found = [comparison.outcome(label) for label in YARDSTICKS.values()]
     return [
-        TrainedRow(0, outcome.label, _cells(comparison, outcome))
+        TrainedRow(0, outcome.label, named(comparison, outcome), _cells(comparison, outcome))
         for outcome in found
         if outcome is not None
     ]

@@ -2,6 +2,7 @@
 
 held_out/, blind_held_out/, blind_samples/   samples as parquet
 fresh/                                       fresh models, a folder a seed
+quarantine.jsonl                             held-out records that cannot be used
 cells/KEY.json                               a result a cell: what is there is not made again
 picks.parquet                                label, budget, seed, rank, id
 result.json                                  ``TrainedComparison``
@@ -33,6 +34,7 @@ class TrainedFolder:
         self.held_out, self.blind_held_out = self.path / "held_out", self.path / "blind_held_out"
         self.blind_samples = self.path / "blind_samples"
         self.fresh, self.cells = self.path / "fresh", self.path / "cells"
+        self.quarantine = self.path / "quarantine.jsonl"
         self.result, self.picks = self.path / RESULT, self.path / PICKS
 
     def make(self) -> None:
@@ -72,6 +74,14 @@ class TrainedFolder:
                 f"{self.result} cannot be read ({error}): run compare --train first."
             ) from None
         return TrainedComparison.from_json(value)
+
+    def of_pool(self, read: str) -> TrainedComparison | None:
+        """What was compared last, where that was of a pool that was read under this key."""
+        try:
+            found = self.read()
+        except ArtifactError:
+            return None
+        return found if found.facts.get("pool") == read else None
 
     def _file(self, key: str) -> Path:
         return self.cells / f"{key}.json"

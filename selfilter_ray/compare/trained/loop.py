@@ -6,9 +6,9 @@ them, and what their results amount to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from selfilter_ray import atomic, provenance
 from selfilter_ray.compare.entries import Entry, with_reference
 from selfilter_ray.compare.gathering import gather
 from selfilter_ray.compare.trained.blind import without_pictures
-from selfilter_ray.compare.trained.cells import Cell, Choice, cells_of, outstanding
+from selfilter_ray.compare.trained.cells import YARDSTICKS, Cell, Choice, cells_of, outstanding
 from selfilter_ray.compare.trained.files import TrainedFolder
 from selfilter_ray.compare.trained.result import (
     Missing,
@@ -31,18 +31,26 @@ from selfilter_ray.compare.trained.result import (
 )
 from selfilter_ray.compare.trained.settings import counts_of
 from selfilter_ray.compare.trained.tuner import Places, tuning_config
-from selfilter_ray.config import Config, PretrainedVlm
-from selfilter_ray.errors import ConfigError, DataError
-from selfilter_ray.known_truth.truth import detection
+from selfilter_ray.config import Config, DataConfig, PretrainedVlm
+from selfilter_ray.errors import ConfigError, DataError, StorageError
+from selfilter_ray.known_truth.truth import TRUTH, detection
 from selfilter_ray.run_folder import RunFolder, stage_key
-from selfilter_ray.samples.files import read_samples, write_samples
+from selfilter_ray.samples.files import SCHEMA, iterate_samples, read_samples, write_samples
+from selfilter_ray.samples.identity import content_hash
 from selfilter_ray.samples.inputs import input_files
 from selfilter_ray.samples.pool import read_pool
+from selfilter_ray.samples.quarantine import write_quarantine
 from selfilter_ray.select.contract import Pool
 from selfilter_ray.stage1.batches import batches_of
 from selfilter_ray.stage1.prepare import prepare_model
+from selfilter_ray.storage.naming import IMAGES
+from selfilter_ray.storage.objects import read_bytes
+from selfilter_ray.storage.places import below, shown
+from selfilter_ray.storage.shared import publish
 
 VERSION = 1  # of how a cell's result comes about
+MOST_TRUTH = 2**31  # bytes
+PUSHED_EVERY = 60.0  # seconds
 
 
 # Works cells off, in any order. Takes the cells; seed to fresh model; number of records to steps,
@@ -72,7 +80,7 @@ class TrainedLoop:
         folder: of the run; its pool is read and scored.
         pool: with features and all that the methods need.
         entries: the methods; random is added when it is not among them.
-        featurized: key of the features' stage: of the usable pool.
+        read: key of the stage that read the pool.
         run: works cells off.
         progress: told the number of cells that were added, and of those that are done.
     """
@@ -83,7 +91,7 @@ class TrainedLoop:
         folder: RunFolder,
         pool: Pool,
         entries: Sequence[Entry],
-        featurized: str,
+        read: str,
         run: Runner,
         progress: Callable[[int], None] = lambda cells: None,
     ) -> None:
@@ -91,7 +99,12 @@ class TrainedLoop:
         self.settings = config.compare.train
         self.folder, self.files = folder, TrainedFolder(folder.path)
         self.entries, self.reference = with_reference(entries)
-        self.featurized = featurized
+        taken = sorted({entry.label for entry in self.entries} & set(YARDSTICKS.values()))
+        if taken:
+            raise ConfigError(
+                f"compare.methods: {taken[0]!r} means something else here: rename it."
+            )
+        self.read = read
         self.budgets = counts_of(self.settings.budgets, len(pool.ids))
         leaders = self.settings.leaders
         further = [] if leaders is None else counts_of(leaders.budgets, len(pool.ids))
@@ -107,6 +120,7 @@ class TrainedLoop:
             ConfigError: without held-out records, or when these are also in the pool.
             DataError: when no cell has a result.
         """
+        self.truth = self._known_truth()
         self.files.make()
         context = self._read_held_out()
         self.places = self._places()
@@ -148,9 +162,15 @@ class TrainedLoop:
         if not todo:
             return
 
+        pushed = time.monotonic()
+
         def keep(cell: Cell, result: dict[str, Any]) -> None:
+            nonlocal pushed
             self.files.keep(cell.key, result)
             grid.results[cell.key] = result
+            if time.monotonic() - pushed > PUSHED_EVERY:
+                publish(self.files.cells)
+                pushed = time.monotonic()
             self.progress(1)
 
         grid.failed |= self.run(todo, self.models, self._steps(grid.cells), self.places, keep)
@@ -173,53 +193,55 @@ class TrainedLoop:
     def _leaders(self, comparison: TrainedComparison) -> list[Entry]:
         """The best at the largest budget so far, and random."""
         assert self.settings.leaders is not None
-        best = ranked(comparison, self.entries, self.budgets[-1])[: self.settings.leaders.methods]
-        return [entry for entry in self.entries if entry is self.reference or entry.label in best]
+        uniform = self.reference.label
+        standing = [outcome.label for outcome in ranked(comparison, self.budgets[-1])]
+        best = [label for label in standing if label != uniform][: self.settings.leaders.methods]
+        return [entry for entry in self.entries if entry.label in (uniform, *best)]
 
     def _steps(self, cells: Iterable[Cell]) -> dict[int, int | None]:
         """Steps of a tuning by the number of records; None leaves them to ``tune``."""
         asked = self.settings.steps
         if asked is None:
-            asked = batches_of(self.config.tuning(), len(self.pool.ids), 0).steps
+            asked = self._whole_steps()
         return {cell.budget: None if asked == "own" else asked for cell in cells}
+
+    def _whole_steps(self) -> int:
+        """Of ``tune`` over the whole pool."""
+        return batches_of(self.config.tuning(), len(self.pool.ids), 0).steps
 
     def _read_held_out(self) -> str:
         """Held-out records to ``held_out/``; the key of all that results depend on."""
-        settings, data = self.settings, self.config.data
-        if not settings.held_out:
-            raise ConfigError(
-                "compare --train evaluates models on records that no method may choose: give their "
-                "files as compare.train.held_out."
-            )
-        own = {"inputs": list(settings.held_out), "image_root": settings.image_root, "limit": None}
-        held_out = data.model_copy(update=own)
+        settings = self.settings
+        check_inputs(self.config)
+        held_out = held_out_of(self.config)
         described = provenance.describe_inputs(input_files(held_out), ())
         train = self.config.tuning().result_fields()
         key = stage_key(
             VERSION,
-            self.featurized,
+            self.read,
             train,
-            settings.steps,
+            self._whole_steps() if settings.steps is None else settings.steps,
             self.config.data.limits.result_fields(),
             settings.evaluate.result_fields(),
             [item["sha256"] for item in described],
+            settings.image_root,
         )
-        store = self.folder.path / self.files.path.name / "held_out_images"
-        table = read_pool(held_out, str(store)).table
-        both = set(table["id"].to_pylist()) & set(self.pool.ids.tolist())
-        if both:
-            raise ConfigError(
-                f"compare.train.held_out has {len(both)} ids of the pool, {min(both)!r} first: a "
-                "model must not be evaluated on what it may have been tuned on."
-            )
-        write_samples(self.files.held_out, table)
+        read = read_pool(held_out, self._image_store())
+        pool = read_samples(self.folder.samples, SCHEMA.names)
+        _refuse_the_same(read.table, pool)
+        write_samples(self.files.held_out, read.table)
+        write_quarantine(self.files.quarantine, read.quarantined)
         if settings.blind:
-            write_samples(self.files.blind_held_out, without_pictures(table))
-            columns = ["id", "source", "turns", "images", "locator", "record"]
-            pool = read_samples(self.folder.samples, columns)
+            write_samples(self.files.blind_held_out, without_pictures(read.table))
             write_samples(self.files.blind_samples, without_pictures(pool))
-        self.held_out = table.num_rows
+        self.held_out, self.left_out = read.table.num_rows, len(read.quarantined)
         return key
+
+    def _image_store(self) -> str:
+        """Where pictures that come as bytes are kept: every host must reach it."""
+        if self.folder.uri is not None:
+            return below(self.folder.uri, f"{self.files.path.name}/{IMAGES}")
+        return str(self.files.path / IMAGES)
 
     def _places(self) -> Places:
         files, blind = self.files, self.settings.blind
@@ -235,7 +257,7 @@ class TrainedLoop:
         plain = tuning_config(self.config, seed, None)
         if isinstance(plain.train.vlm, PretrainedVlm):
             return plain.train.vlm.path
-        named = stage_key(self.featurized, plain.train.vlm.model_dump(mode="json"), seed)
+        named = stage_key(self.read, plain.train.vlm.model_dump(mode="json"), seed)
         return prepare_model(plain, self.folder.samples, self.files.fresh / named)
 
     def _result(
@@ -267,7 +289,11 @@ class TrainedLoop:
             missing=_missing(grid),
             planted_in_pool=planted,
             cost={label: dict(cost) for label, cost in costs.items()},
-            facts={"versions": provenance.versions(), "blind": self.settings.blind},
+            facts={
+                "versions": provenance.versions(),
+                "pool": self.read,
+                "held_out_left_out": self.left_out,
+            },
         )
         return comparison
 
@@ -275,7 +301,7 @@ class TrainedLoop:
         self, choices: Sequence[Choice]
     ) -> tuple[dict[tuple[str, int, int], dict[str, float | None]], float | None]:
         """What each choice has caught of what was planted, and the planted share of the pool."""
-        truth = self._truth()
+        truth = self.truth
         if truth is None:
             return {}, None
         found, share = {}, None
@@ -287,13 +313,78 @@ class TrainedLoop:
                 share = caught.pool_share
         return found, share
 
-    def _truth(self) -> pa.Table | None:
-        if self.settings.truth is None:
+    def _known_truth(self) -> pa.Table | None:
+        """What is planted, of every record of the pool.
+
+        Raises:
+            ConfigError: when the file is no such table, or lacks some of them.
+        """
+        place = self.settings.truth
+        if place is None:
             return None
-        try:
-            return pq.read_table(Path(self.settings.truth))
-        except (OSError, pa.ArrowException) as error:
-            raise ConfigError(f"compare.train.truth cannot be read: {error}") from None
+        truth = read_truth(place)
+        lacking = set(self.pool.ids.tolist()) - set(truth["id"].to_pylist())
+        if lacking:
+            raise ConfigError(
+                f"compare.train.truth lacks {len(lacking)} records of the pool, "
+                f"{min(lacking)!r} first: give that of this pool."
+            )
+        return truth
+
+
+def check_inputs(config: Config) -> None:
+    """What can be known before anything runs for hours.
+
+    Raises:
+        ConfigError: without held-out records, or when the truth cannot be read.
+        DataError: when the held-out files are not there.
+    """
+    settings = config.compare.train
+    if not settings.held_out:
+        raise ConfigError(
+            "compare --train evaluates models on records that no method may choose: give their "
+            "files as compare.train.held_out."
+        )
+    input_files(held_out_of(config))
+    if settings.truth is not None:
+        read_truth(settings.truth)
+
+
+def held_out_of(config: Config) -> DataConfig:
+    """The held-out records as data: with the settings of the pool's."""
+    settings = config.compare.train
+    own = {"inputs": list(settings.held_out), "image_root": settings.image_root, "limit": None}
+    return config.data.model_copy(update=own)
+
+
+def read_truth(place: str) -> pa.Table:
+    """A table of ``known_truth.truth.TRUTH``.
+
+    Raises:
+        ConfigError: when there is none.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(read_bytes(place, MOST_TRUTH)))
+        return table.select(TRUTH.names).cast(TRUTH)
+    except (StorageError, OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise ConfigError(f"compare.train.truth {shown(place)} cannot be used: {error}") from None
+
+
+def _refuse_the_same(held_out: pa.Table, pool: pa.Table) -> None:
+    """Raises ConfigError when a record is in both, under whatever id."""
+    said = {content for _, content in _contents(pool)}
+    both = [id for id, content in _contents(held_out) if content in said]
+    if both:
+        raise ConfigError(
+            f"compare.train.held_out has {len(both)} records of the pool, {both[0]!r} first: a "
+            "model must not be evaluated on what it may have been tuned on."
+        )
+
+
+def _contents(samples: pa.Table) -> Iterator[tuple[str, str]]:
+    """Id, and a hash of conversation and pictures' names."""
+    for sample in iterate_samples(samples.select(["id", "turns", "images"])):
+        yield sample.id, content_hash(sample.turns, sample.images)
 
 
 def _missing(grid: _Grid) -> list[Missing]:

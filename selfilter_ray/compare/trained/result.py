@@ -1,14 +1,14 @@
-"""What ``trained.json`` holds: every method and budget over its seeds, and the yardsticks."""
+"""What ``result.json`` holds: every method and budget over its seeds, and the yardsticks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from selfilter_ray.compare.entries import Entry
 from selfilter_ray.compare.trained.cells import WHOLE, Cell, Choice
 from selfilter_ray.compare.trained.statistics import Estimate, estimate, paired
 from selfilter_ray.errors import ArtifactError
@@ -211,15 +211,22 @@ def _groups(results: Sequence[Mapping[str, Any]], cut: str, measure: str) -> dic
     }
 
 
-def ranked(comparison: TrainedComparison, entries: Sequence[Entry], budget: int) -> list[str]:
-    """Labels of the methods at a budget, best first; random is not among them."""
-    known = {}
-    for entry in entries:
-        outcome = comparison.outcome(entry.label, budget)
-        mean = None if outcome is None else comparison.main(outcome).mean
-        if mean is not None and entry.label != comparison.reference:
-            known[entry.label] = mean * comparison.worth_more
-    return sorted(known, key=lambda label: (-known[label], label))
+def ranked(comparison: TrainedComparison, budget: int) -> list[Outcome]:
+    """The methods at a budget, best first, random among them.
+
+    By the difference to random, which is over the seeds that both have: one seed that is missing
+    must not lift or lower a method. What is not known comes last.
+    """
+
+    def standing(outcome: Outcome) -> tuple[float, str]:
+        if outcome.label == comparison.reference:
+            return 0.0, outcome.label
+        difference = outcome.to_random[comparison.measure].mean
+        lost = math.inf if difference is None else -difference * comparison.worth_more
+        return lost, outcome.label
+
+    outcomes = [comparison.outcome(label, budget) for label in comparison.labels]
+    return sorted((outcome for outcome in outcomes if outcome is not None), key=standing)
 
 
 def picks_table(choices: Sequence[Choice], ids: Any) -> pa.Table:

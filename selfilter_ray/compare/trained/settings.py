@@ -55,6 +55,15 @@ class TrainedConfig(ActorsConfig):
             raise ValueError("each budget counts once: remove the repeated ones")
         return budgets
 
+    def counts(self, rows: int) -> list[int]:
+        """All budgets as numbers of records, the leaders' among them.
+
+        Raises:
+            ConfigError: as ``counts_of``.
+        """
+        leaders = () if self.leaders is None else self.leaders.budgets
+        return counts_of((*self.budgets, *leaders), rows)
+
 
 def counts_of(budgets: Budgets, rows: int) -> list[int]:
     """Numbers of records, ascending, each once.

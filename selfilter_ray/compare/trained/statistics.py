@@ -38,8 +38,8 @@ class Estimate(BaseModel):
 
     @property
     def apart(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.mean is not None and self.half is not None and abs(self.mean) > self.half
+        """Whether the interval leaves out zero; one without a width says nothing."""
+        return self.mean is not None and bool(self.half) and abs(self.mean) > (self.half or 0.0)
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from selfilter_ray.compare.terminal_table import LABEL_WIDTH, printable
 from selfilter_ray.compare.trained.cells import YARDSTICKS
-from selfilter_ray.compare.trained.result import Outcome, TrainedComparison
+from selfilter_ray.compare.trained.result import Outcome, TrainedComparison, ranked
 from selfilter_ray.compare.trained.statistics import Estimate
 
 TITLES = {"accuracy": "accuracy", "token_loss": "token loss"}
@@ -31,11 +31,12 @@ def print_trained(console: Console, comparison: TrainedComparison) -> None:
         console.print(printable(text), markup=False, highlight=False)
 
 
-def sorted_outcomes(comparison: TrainedComparison, budget: int) -> list[Outcome]:
-    """The methods at a budget, best first."""
-    outcomes = [comparison.outcome(label, budget) for label in comparison.labels]
-    known = [o for o in outcomes if o is not None and comparison.main(o).mean is not None]
-    return sorted(known, key=lambda o: -comparison.worth_more * (comparison.main(o).mean or 0.0))
+def named(comparison: TrainedComparison, outcome: Outcome) -> str:
+    """The label, and how many seeds there are where some are missing."""
+    seeds = comparison.main(outcome).seeds
+    return outcome.label + (
+        "" if seeds == len(comparison.seeds) else f" ({seeds} seed{'' if seeds == 1 else 's'})"
+    )
 
 
 def shown(comparison: TrainedComparison, value: Estimate, sign: bool = False) -> str:
@@ -52,7 +53,8 @@ def _table(comparison: TrainedComparison, budget: int) -> Table:
     seeds = len(comparison.seeds)
     title = (
         f"Tuned on {budget:,} of {comparison.rows:,} records, {comparison.steps.get(budget, 0):,} "
-        f"steps, {seeds} seed{'' if seeds == 1 else 's'}; \u00b1 is half of a 95 % interval"
+        f"steps, {seeds} seed{'' if seeds == 1 else 's'} "
+        f"(\u00b1 half of a 95 % interval, * without 0)"
     )
     table = Table(title=title, title_justify="left")
     table.add_column("method", no_wrap=True, max_width=LABEL_WIDTH, overflow="ellipsis")
@@ -61,7 +63,7 @@ def _table(comparison: TrainedComparison, budget: int) -> Table:
         columns.insert(2, "planted")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    for outcome in sorted_outcomes(comparison, budget):
+    for outcome in ranked(comparison, budget):
         difference = outcome.to_random[comparison.measure]
         mark = " *" if difference.apart else ""
         cells = [
@@ -73,7 +75,7 @@ def _table(comparison: TrainedComparison, budget: int) -> Table:
         if comparison.planted_in_pool is not None:
             share = outcome.planted.mean
             cells.insert(2, "" if share is None else f"{100 * share:.1f}")
-        table.add_row(Text(printable(outcome.label)), *cells)
+        table.add_row(Text(printable(named(comparison, outcome))), *cells)
     return table
 
 

@@ -6,6 +6,7 @@ decoded pictures - is there for the second model.
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 import time
@@ -19,7 +20,10 @@ import torch.distributed as dist
 
 from selfilter_ray.compare.trained.cells import Kind
 from selfilter_ray.config import Config
-from selfilter_ray.evaluate.evaluation import evaluate
+from selfilter_ray.errors import DataError
+from selfilter_ray.evaluate.evaluation import Evaluation, evaluate
+from selfilter_ray.evaluate.table import NO_ANSWER
+from selfilter_ray.features.shards import OK, TEXT_ONLY
 from selfilter_ray.samples.files import SCHEMA, read_samples
 from selfilter_ray.stage1.engine import prepare_accelerator
 from selfilter_ray.stage1.outputs import VLM
@@ -28,6 +32,7 @@ from selfilter_ray.stage1.rows import Paths, write_rows
 from selfilter_ray.stage1.trainer import Trainer
 
 MIB = 2**20
+COMPLETE = frozenset({OK, TEXT_ONLY, NO_ANSWER})
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,6 @@ class Tuner:
         self.config, self.places, self.device = config, places, device
         self.settings = config.compare.train
         self.pictures = KeptPictures(self.settings.pictures_mib * MIB)
-        self.held_out_pictures = KeptPictures(self.settings.pictures_mib * MIB)
         self.held_out = {
             blind: read_samples(folder, SCHEMA.names)
             for blind, folder in ((False, places.held_out), (True, places.blind_held_out))
@@ -114,8 +118,9 @@ class Tuner:
                 self.settings.evaluate,
                 self.device,
                 base=work.model,
-                pictures=self.held_out_pictures,
+                pictures=self.pictures,
             )
+        _check_complete(evaluation)
         return {
             "evaluation": evaluation.to_json(),
             "steps": int(summary.get("steps", 0)),
@@ -134,12 +139,33 @@ class Tuner:
             trainer.start_log()
             return trainer.run(lambda metrics: None)
         finally:
+            # The engine's hooks hold the model, and it them: the next one needs their memory.
             trainer.engine.destroy()
+            del trainer
+            gc.collect()
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _check_complete(evaluation: Evaluation) -> None:
+    """Models are compared on the same records, or not at all.
+
+    Raises:
+        DataError: when a picture could not be read, or the model does not give numbers any more.
+    """
+    bad = {k: n for k, n in evaluation.summary.statuses.items() if k not in COMPLETE}
+    if bad:
+        said = ", ".join(f"{count} {status}" for status, count in sorted(bad.items()))
+        raise DataError(
+            f"of {evaluation.summary.rows} held-out records could not be evaluated: {said}. "
+            "Pictures must be readable on every host; where losses are no numbers, lower "
+            "tune.learning_rate."
+        )
 
 
 def tuning_config(config: Config, seed: int, steps: int | None) -> Config:
-    """The config under which a cell is tuned; it writes no logs of its own."""
-    train = config.tuning().model_copy(update={"loggers": ()})
+    """The config under which a cell is tuned: without logs, and pictures stay in this process."""
+    train = config.tuning().model_copy(update={"loggers": (), "loader_workers": 0})
     if steps is not None:
         train = train.model_copy(update={"steps": steps})
     return config.model_copy(update={"train": train, "seed": seed})
