@@ -258,6 +258,7 @@ def test_a_hidden_page_asks_nothing(browser, service):
             "Object.defineProperty(document, 'hidden', {value: true, writable: true});"
             "document.dispatchEvent(new Event('visibilitychange'))"
         )
+        page.wait_for_load_state("networkidle")  # thumbnails that were asked for before
         gate.requests.clear()
         page.clock.run_for(60_000)
         assert gate.requests == []

@@ -10,11 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-import torch.distributed as dist
 from pydantic import ValidationError
 from rich.console import Console
-from trained_pool import HELD, ROWS, make_config, make_run, record
+from trained_pool import HELD, ROWS, another_process, make_config, make_run, record
 
 from selfilter_ray.compare.comparison import compare
 from selfilter_ray.compare.entries import entries_of
@@ -25,7 +23,7 @@ from selfilter_ray.compare.trained.result import Missing, TrainedComparison, ran
 from selfilter_ray.compare.trained.settings import TrainedConfig, counts_of
 from selfilter_ray.compare.trained.statistics import estimate
 from selfilter_ray.compare.trained.terminal_table import print_trained
-from selfilter_ray.compare.trained.tuner import Places, Tuner, Work
+from selfilter_ray.compare.trained.tuner import Places, Work
 from selfilter_ray.config import PretrainedVlm
 from selfilter_ray.errors import ArtifactError, ConfigError, DataError
 from selfilter_ray.known_truth.truth import TRUTH
@@ -36,16 +34,6 @@ CELLS = 2 * (3 * 2 + 3)  # seeds x (methods x budgets + yardsticks)
 COSTS = {"hard": {"pre model's pass": 3.0}}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_process_group():
-    """DeepSpeed keeps a handle on the first it sees."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("loop")
@@ -53,25 +41,27 @@ def made(tmp_path_factory):
     (folder / "held_out.json").write_text(json.dumps(held))
     (folder / "pool.json").write_text("[]")
     run, pool = make_run(folder)
-    return folder, run, pool
+    with another_process() as tuned:
+        Alone.tuned = staticmethod(tuned)
+        yield folder, run, pool
 
 
 class Alone:
-    """Works cells off in this process, with a real tuner. ``broken``: labels that fail."""
+    """Works cells off one after the other, with a real tuner. ``broken``: labels that fail."""
 
     def __init__(self, config, broken=()):
         self.config, self.broken = config, broken
         self.seen = []
 
     def __call__(self, cells, models, steps, places, keep):
-        tuner, failed = Tuner(self.config, places), {}
+        failed = {}
         for cell in cells:
             self.seen.append((cell.label, cell.budget, cell.seed))
             if cell.label in self.broken:
                 failed[cell.key] = "it broke"
                 continue
             work = Work(cell.kind, cell.seed, steps.get(cell.budget), cell.ids, models[cell.seed])
-            keep(cell, tuner(work))
+            keep(cell, self.tuned(self.config, places, work))
         return failed
 
 
@@ -285,7 +275,7 @@ def test_a_picture_that_cannot_be_read_fails_the_cell(made, compared, tmp_path):
     (model,) = list(files.fresh.glob("*/initial_vlm"))[:1]
     work = Work("fresh", 0, None, np.empty(0, object), str(model))
     with pytest.raises(DataError, match=r"of 12 held-out records could not be evaluated: 1 "):
-        Tuner(config, places)(work)
+        Alone.tuned(config, places, work)
 
 
 def test_a_method_may_not_be_named_as_a_yardstick(made):

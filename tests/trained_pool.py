@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+
 import numpy as np
 from PIL import Image
 from stage1_pool import TINY_VLM, write_features
 
+from selfilter_ray.compare.trained.tuner import Tuner
 from selfilter_ray.config import Config
 from selfilter_ray.run_folder import RunFolder
 from selfilter_ray.samples.files import table_of, write_samples
@@ -72,3 +77,22 @@ def sample(folder, one):
     asked, answered = (turn["value"] for turn in one["conversations"])
     turns = (Turn(USER, asked), Turn(ASSISTANT, answered))
     return Sample(one["id"], one["source"], turns, (str(folder / one["image"]),), "", "{}")
+
+
+_TUNERS = {}
+
+
+def tuned(config, places, work):
+    """What a tuner that this process keeps gives for a cell."""
+    key = config.model_dump_json(), places
+    if key not in _TUNERS:
+        _TUNERS[key] = Tuner(config, places)
+    return _TUNERS[key](work)
+
+
+@contextmanager
+def another_process():
+    """Runs ``tuned``: DeepSpeed keeps a handle on the first process group that it sees."""
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawned) as process:
+        yield lambda *arguments: process.submit(tuned, *arguments).result()
