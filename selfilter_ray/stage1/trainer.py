@@ -232,11 +232,12 @@ class Trainer:
         return chunk_sums(losses, 1.0 / (slot.chunks * self.batches.accumulation))
 
     def _metrics(self, sums: torch.Tensor, began: float) -> dict[str, float]:
-        gradient = self.engine.get_global_grad_norm()
+        gradient = self.engine.get_global_grad_norm()  # not known without ZeRO
+        known = {} if gradient is None else {"gradient_norm": float(gradient)}
         return {
             "step": self.position,
             "epoch": round(self.batches.epochs_after(self.position), 4),
-            "gradient_norm": float(gradient) if gradient is not None else 0.0,
+            **known,
             "learning_rate": self._learning_rate,
             **step_metrics(sums, time.monotonic() - began),
         }
