@@ -42,16 +42,19 @@ def main() -> None:
         {name: one for name, one in compared.items() if found[name]["pool"]["name"] == name}
     )
     for file, content in ((DOCUMENT, text), (PLOT, plot)):
-        if check and file.read_text() != content:
+        if not check:
+            file.write_text(content)
+        elif file.read_text() != content:
             sys.exit(f"{file} is not what the stored results give: run benchmarks.evidence_tables.")
-        file.write_text(content)
 
 
 def _document(text: str, compared: dict[str, TrainedComparison]) -> str:
     for name, comparison in compared.items():
         pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
         table = _table(comparison)
-        text = pattern.sub(lambda match, table=table: match[1] + table + match[2], text)
+        text, found = pattern.subn(lambda match, table=table: match[1] + table + match[2], text)
+        if not found:
+            sys.exit(f"{DOCUMENT} has no place for {name}: write <!-- {name} --> and <!-- end -->.")
     return text
 
 
