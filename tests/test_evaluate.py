@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
@@ -14,7 +15,7 @@ from PIL import Image
 from tiny_vlms import save_tiny
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from selfilter_ray.config import LimitsConfig, TrainConfig
+from selfilter_ray.config import LimitsConfig, PretrainedVlm, TrainConfig
 from selfilter_ray.errors import ConfigError
 from selfilter_ray.evaluate.chat_template import TEMPLATES, chat_template
 from selfilter_ray.evaluate.evaluation import SUMMARY, TABLE, evaluate
@@ -398,3 +399,11 @@ def trained_adapters(base, folder):
     )
     save_vlm(trainer, weights)
     return folder / "vlm"
+
+
+def test_a_model_by_a_relative_path_is_found_from_everywhere(tuned, monkeypatch):
+    """Ray's workers have working directories of their own."""
+    folder = Path(tuned)
+    monkeypatch.chdir(folder.parent)
+    found = prepare_vlm(PretrainedVlm(path=folder.name), folder.parent / "unused", (), 0)
+    assert found == str(folder.resolve())

@@ -71,7 +71,8 @@ def _checked(path: str) -> str:
             f"the VLM {path} cannot be loaded: {error} Give a folder, or the name of one that this "
             "machine can download."
         ) from error
-    return path
+    # Workers have other working directories.
+    return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
 def _scratch(

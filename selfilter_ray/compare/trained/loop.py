@@ -31,7 +31,7 @@ from selfilter_ray.compare.trained.result import (
 )
 from selfilter_ray.compare.trained.settings import counts_of
 from selfilter_ray.compare.trained.tuner import Places, tuning_config
-from selfilter_ray.config import Config, DataConfig, PretrainedVlm
+from selfilter_ray.config import Config, DataConfig
 from selfilter_ray.errors import ConfigError, DataError, StorageError
 from selfilter_ray.known_truth.truth import TRUTH, detection
 from selfilter_ray.run_folder import RunFolder, stage_key
@@ -255,8 +255,6 @@ class TrainedLoop:
     def _fresh_model(self, seed: int) -> str:
         """What tuning starts from: one that has to be built is another for each seed."""
         plain = tuning_config(self.config, seed, None)
-        if isinstance(plain.train.vlm, PretrainedVlm):
-            return plain.train.vlm.path
         named = stage_key(self.read, plain.train.vlm.model_dump(mode="json"), seed)
         return prepare_model(plain, self.folder.samples, self.files.fresh / named)
 
