@@ -28,8 +28,8 @@ from selfilter_ray.known_truth.write import WrittenPool, write_pool
 CONFIG = "configs/evidence.yaml"
 ROOT = Path("runs/evidence")
 POOLS = ("plain", "wrong-answers", "near-duplicates", "trivial", "long-answers")
-ROWS, HELD_OUT, START = 10_000, 2_000, 4_000
-START_STEPS = 1_200
+ROWS, HELD_OUT, START = 10_000, 2_000, 20_000
+START_STEPS = 6_000
 SMALL = {
     "compare.methods": "[random, selfilter, mllm_selector, el2n]",
     "compare.seeds": "[0, 1]",
@@ -99,6 +99,7 @@ def _start_model(pool: WrittenPool, folder: Path, steps: int) -> Path:
         "train.vlm": f"{{{written}}}",
         "train.trainable.vision_tower": "true",
         "tune.steps": str(steps),
+        "tune.batch_size": "32",
     }
     model = folder / "tuned" / "vlm"
     _selfilter("featurize", None, settings)
