@@ -37,9 +37,6 @@ COSTS = {"hard": {"pre model's pass": 3.0}}
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("loop")
-    held = [record(folder, f"h{row:02d}") for row in range(HELD)]
-    (folder / "held_out.json").write_text(json.dumps(held))
-    (folder / "pool.json").write_text("[]")
     run, pool = make_run(folder)
     with another_process() as tuned:
         Alone.tuned = staticmethod(tuned)

@@ -10,7 +10,7 @@ import os
 import signal
 
 import pytest
-from trained_pool import HELD, make_config, make_run, record
+from trained_pool import make_config, make_run
 
 from selfilter_ray.compare.entries import entries_of
 from selfilter_ray.compare.trained.files import TrainedFolder
@@ -25,9 +25,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("loop")
-    held = [record(folder, f"h{row:02d}") for row in range(HELD)]
-    (folder / "held_out.json").write_text(json.dumps(held))
-    (folder / "pool.json").write_text("[]")
     return folder, *make_run(folder)
 
 

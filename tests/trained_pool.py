@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -60,7 +61,10 @@ def record(folder, name):
 
 
 def make_run(folder):
-    """The run's folder and its pool, as a selection method sees it."""
+    """The run's folder and its pool, as a selection method sees it; held-out records beside it."""
+    held = [record(folder, f"h{row:02d}") for row in range(HELD)]
+    (folder / "held_out.json").write_text(json.dumps(held))
+    (folder / "pool.json").write_text("[]")
     run = RunFolder(folder / "run")
     records = [record(folder, f"p{row:02d}") for row in range(ROWS)]
     samples = [sample(folder, one) for one in records]

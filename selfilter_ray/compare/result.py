@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from selfilter_ray.compare.metrics import Metrics
 from selfilter_ray.compare.overlap import Matrix
 from selfilter_ray.compare.shapes import Shares
-from selfilter_ray.errors import ArtifactError
+from selfilter_ray.compare.stored import from_stored
 
 FORMAT = 1
 
@@ -124,19 +124,7 @@ class Comparison(_Part):
         Raises:
             ArtifactError: when it is not a comparison, or one of another version.
         """
-        format = value.get("format") if isinstance(value, Mapping) else None
-        if isinstance(format, int) and format != FORMAT:  # first: the rest may look different
-            raise ArtifactError(
-                f"the comparison has format {format}, this version reads {FORMAT}: compare again."
-            )
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ArtifactError(
-                f"this is not a comparison ({place}: {first['msg']}): compare again."
-            ) from None
+        return from_stored(cls, value, FORMAT, "a comparison")
 
     def overlap_with_reference(self, label: str) -> float | None:
         """Share of the budget that a method has in common with random selection."""

@@ -19,6 +19,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from selfilter_ray.compare.gathering import message_of
 from selfilter_ray.compare.trained.cells import Cell
+from selfilter_ray.compare.trained.loop import Keep
 from selfilter_ray.compare.trained.tuner import Places, Tuner, Work, tuning_config
 from selfilter_ray.config import Config
 from selfilter_ray.distributed.metrics import join_on_ray
@@ -32,7 +33,6 @@ from selfilter_ray.telemetry.run import Run, carried
 from selfilter_ray.training import train_into
 
 TRIES = 2  # of a cell whose process dies
-Keep = Callable[[Cell, dict[str, Any]], None]
 
 
 def tune_on_actors(

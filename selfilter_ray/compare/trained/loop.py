@@ -212,7 +212,6 @@ class TrainedLoop:
     def _read_held_out(self) -> str:
         """Held-out records to ``held_out/``; the key of all that results depend on."""
         settings = self.settings
-        check_inputs(self.config)
         held_out = held_out_of(self.config)
         described = provenance.describe_inputs(input_files(held_out), ())
         train = self.config.tuning().result_fields()
@@ -268,7 +267,7 @@ class TrainedLoop:
         found, planted = self._detected(grid.choices)
         steps = self._steps(grid.cells)
         tuning = self.config.tuning()
-        comparison = TrainedComparison(
+        return TrainedComparison(
             rows=len(self.pool.ids),
             held_out=self.held_out,
             seeds=list(self.config.compare.seeds),
@@ -293,7 +292,6 @@ class TrainedLoop:
                 "held_out_left_out": self.left_out,
             },
         )
-        return comparison
 
     def _detected(
         self, choices: Sequence[Choice]
@@ -337,20 +335,23 @@ def check_inputs(config: Config) -> None:
         ConfigError: without held-out records, or when the truth cannot be read.
         DataError: when the held-out files are not there.
     """
+    input_files(held_out_of(config))
+    if config.compare.train.truth is not None:
+        read_truth(config.compare.train.truth)
+
+
+def held_out_of(config: Config) -> DataConfig:
+    """The held-out records as data: with the settings of the pool's.
+
+    Raises:
+        ConfigError: when none are configured.
+    """
     settings = config.compare.train
     if not settings.held_out:
         raise ConfigError(
             "compare --train evaluates models on records that no method may choose: give their "
             "files as compare.train.held_out."
         )
-    input_files(held_out_of(config))
-    if settings.truth is not None:
-        read_truth(settings.truth)
-
-
-def held_out_of(config: Config) -> DataConfig:
-    """The held-out records as data: with the settings of the pool's."""
-    settings = config.compare.train
     own = {"inputs": list(settings.held_out), "image_root": settings.image_root, "limit": None}
     return config.data.model_copy(update=own)
 

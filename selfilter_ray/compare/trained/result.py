@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
+from selfilter_ray.compare.stored import from_stored
 from selfilter_ray.compare.trained.cells import WHOLE, Cell, Choice
 from selfilter_ray.compare.trained.statistics import Estimate, estimate, paired
-from selfilter_ray.errors import ArtifactError
 
 FORMAT = 1
 Measure = Literal["accuracy", "token_loss"]
@@ -99,19 +99,7 @@ class TrainedComparison(_Part):
         Raises:
             ArtifactError: when it is none, or one of another version.
         """
-        format = value.get("format") if isinstance(value, Mapping) else None
-        if isinstance(format, int) and format != FORMAT:
-            raise ArtifactError(
-                f"the comparison has format {format}, this version reads {FORMAT}: compare again."
-            )
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise ArtifactError(
-                f"this is not a comparison of tuned models ({place}: {first['msg']})."
-            ) from None
+        return from_stored(cls, value, FORMAT, "a comparison of tuned models")
 
     def outcome(self, label: str, budget: int | None = None) -> Outcome | None:
         """Of a method at a budget, or of a yardstick; None when there is no result."""
@@ -175,7 +163,7 @@ def outcomes_of(
     for (label, budget), seeds in by_place.items():
         own = {name: values(label, budget, name) for name in ("accuracy", "token_loss")}
         against = {
-            name: Estimate(mean=None, half=None, seeds=0)
+            name: estimate([])
             if label == reference
             else paired(own[name], values(reference, budget, name))
             for name in own
