@@ -2,8 +2,8 @@
 
 For each pool: write it, featurize it, train Stage 1, measure, select by every method, tune the same
 start model on every choice, and evaluate it on held-out records. The start model is a LLaVA of
-half a million parameters, trained from scratch on clean records of other pictures. What is finished
-is not made again: after a stop, the same command goes on.
+half a million parameters, aligned on captions of other pictures. What is finished is not made
+again: after a stop, the same command goes on.
 
     python -m benchmarks.evidence [POOL ...] [--set a.b=c ...] [--variant NAME] [--small]
 
@@ -21,15 +21,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.store import RESULTS, store_result
+import numpy as np
+
+from benchmarks.evidence_model import write_language_model, write_tower
+from benchmarks.store import RESULTS, new_folder, store_result
 from selfilter_ray.compare.trained.files import TrainedFolder
 from selfilter_ray.known_truth.write import WrittenPool, write_pool
 
 CONFIG = "configs/evidence.yaml"
 ROOT = Path("runs/evidence")
 POOLS = ("plain", "wrong-answers", "near-duplicates", "trivial", "long-answers")
-ROWS, HELD_OUT, START = 10_000, 2_000, 20_000
-START_STEPS = 6_000
+ROWS, HELD_OUT, START = 10_000, 2_000, 28_000
+TOWER_STEPS, ALIGN_STEPS, WARM = 6_000, 300, 100
 SMALL = {
     "compare.methods": "[random, selfilter, mllm_selector, el2n]",
     "compare.seeds": "[0, 1]",
@@ -51,7 +54,7 @@ def _compare(name: str, arguments: argparse.Namespace) -> None:
     root = ROOT / "small" if arguments.small else ROOT
     rows, held_out, start = (1_500, 400, 1_000) if arguments.small else (ROWS, HELD_OUT, START)
     pool = write_pool(name, root / "pools" / name, rows, 0, held_out, start)
-    model = _start_model(pool, root / "start", 200 if arguments.small else START_STEPS)
+    model = _start_model(pool, root / "start", arguments.small)
     settings = {
         "run_dir": str(root / name),
         "data.inputs": f"[{pool.pool}]",
@@ -79,27 +82,30 @@ def _compare(name: str, arguments: argparse.Namespace) -> None:
         store_result("evidence", stored, kept)
 
 
-def _start_model(pool: WrittenPool, folder: Path, steps: int) -> Path:
-    """The model that all tuning starts from: trained from scratch, vision tower and all."""
-    scratch = {
-        "kind": "scratch",
-        "vision": "{image_size: 32, patch_size: 8, hidden_size: 96, layers: 3, heads: 4}",
-        "text": "{vocab_size: 400, hidden_size: 96, intermediate_size: 256, layers: 2, heads: 4}",
-    }
-    written = ", ".join(f"{name}: {value}" for name, value in scratch.items())
-    inputs = folder.parent / "start.json"  # the same for every pool
+def _start_model(pool: WrittenPool, folder: Path, small: bool) -> Path:
+    """The model that all tuning starts from, put together as LLaVA is: see docs/evidence.md."""
+    tower, words = folder / "tower", folder / "language_model"
+    if not tower.exists():
+        right = write_tower(pool.captions, tower, 300 if small else TOWER_STEPS)
+        print(f"The tower says color and shape of {right:.1%} of the pictures held back.")
+    if not words.exists():
+        write_language_model(pool.start, words)
+    inputs = folder.parent / "aligned_on.json"  # the same for every pool
     if not inputs.exists():
+        captions = json.loads(pool.captions.read_text())
         records = json.loads(pool.start.read_text())
-        for record in records:
+        random = np.random.default_rng(0)
+        warm = random.choice(len(records), min(WARM, len(records)), replace=False)
+        chosen = captions + [records[row] for row in sorted(warm.tolist())]
+        for record in chosen:
             record["image"] = str((pool.folder / record["image"]).resolve())
-        inputs.write_text(json.dumps(records))
+        inputs.write_text(json.dumps(chosen))
     settings = {
         "run_dir": str(folder),
         "data.inputs": f"[{inputs}]",
-        "train.vlm": f"{{{written}}}",
-        "train.trainable.vision_tower": "true",
-        "tune.steps": str(steps),
-        "tune.batch_size": "32",
+        "train.vlm": f"{{kind: assembled, vision: {tower}, language_model: {words}}}",
+        "tune.steps": str(100 if small else ALIGN_STEPS),
+        "tune.batch_size": "64",
     }
     model = folder / "tuned" / "vlm"
     _selfilter("featurize", None, settings)
@@ -110,10 +116,8 @@ def _start_model(pool: WrittenPool, folder: Path, steps: int) -> Path:
 def _copied(source: Path, target: Path) -> str:
     """A run folder that begins with what another one has."""
     if not target.exists():
-        part = target.with_name(f"{target.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(source, part, symlinks=True)
-        part.rename(target)
+        with new_folder(target) as part:
+            shutil.copytree(source, part, symlinks=True, dirs_exist_ok=True)
     return str(target)
 
 

@@ -348,6 +348,37 @@ def test_what_the_start_is_made_of_shares_no_picture_with_the_pool(tmp_path):
         write_pool("plain", tmp_path / "none", 10, 0, 10, 10**6)
 
 
+def test_captions_of_the_start_say_what_its_records_say(tmp_path):
+    pool = write_pool("plain", tmp_path / "plain", 20, 5, 10, 300)
+    captions, start = records(pool.captions), records(pool.start)
+    said = {r["image"]: asked_and_answered(r)[1].split() for r in captions.values()}
+    assert len(said) == len(captions) > 20
+    assert {record["image"] for record in start.values()} >= set(said)
+    for record in start.values():
+        question, answer = asked_and_answered(record)
+        color, shape = said.get(record["image"], ("", ""))
+        if color:
+            kind = questions.question_type(question.removeprefix("<image>\n"))
+            assert answer in {"color": (color,), "shape": (shape,)}.get(kind, ("yes", "no"))
+    assert not any(shown["image"] in said for shown in records(pool.pool).values())
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "found"),
+    [
+        ("what color is the triangle?", "blue", {"triangle", "blue"}),
+        ("what is the color of the shape?", "blue", {"blue"}),
+        ("what is the red shape?", "circle", {"red", "circle"}),
+        ("is there a teal shape?", "yes", {"teal"}),
+        ("is there a teal shape?", "no", set()),
+        ("is no circle present?", "no", {"circle"}),
+        ("is there not a circle?", "yes", set()),
+    ],
+)
+def test_what_a_question_and_its_answer_tell_of_the_picture(question, answer, found):
+    assert questions.told(question, answer) == found
+
+
 def test_sources_of_the_packaged_data_are_the_types_of_its_questions():
     from selfilter_ray.bundled.easy_vqa import packaged_dataset
 

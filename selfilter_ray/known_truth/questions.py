@@ -74,6 +74,19 @@ def wrong_answer(answer: str, random: np.random.Generator) -> str:
     raise ValueError(f"{answer!r} is no answer of easy-vqa")
 
 
+def told(question: str, answer: str) -> set[str]:
+    """The colors and shapes that the picture has, by a question and its right answer.
+
+    Raises:
+        ValueError: for a question of another form.
+    """
+    name, _, thing = _found(question)
+    words = {answer}
+    if name not in ("presence", "absence") or (name == "presence") == (answer == "yes"):
+        words.update(thing.split())
+    return words & {*COLORS, *SHAPES}
+
+
 @lru_cache(maxsize=4096)  # a few hundred questions are asked tens of thousands of times
 def _found(question: str) -> tuple[str, tuple[str, ...], str]:
     """Type, wordings, and what the question is about ("" where its words do not say)."""

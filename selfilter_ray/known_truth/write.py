@@ -3,6 +3,7 @@
     pool.json         what a selector sees; its ids and their order tell nothing of the truth
     held_out.json     clean records of other pictures
     start.json        clean records of yet other pictures, to make the model that tuning starts from
+    captions.json     what is on those pictures (easy-vqa)
     images/           of all of them
     blind/            pool and held-out without pictures: what can be learned from questions alone
     truth.parquet     id, kind, and of duplicates the id of the original
@@ -27,6 +28,7 @@ import pyarrow as pa
 
 from selfilter_ray import atomic
 from selfilter_ray.errors import ConfigError
+from selfilter_ray.known_truth.captions import captioned
 from selfilter_ray.known_truth.changed_picture import changed_picture
 from selfilter_ray.known_truth.drawings import drawings
 from selfilter_ray.known_truth.entry import Entry, drawn
@@ -36,7 +38,7 @@ from selfilter_ray.known_truth.truth import TRUTH
 from selfilter_ray.samples.record import IMAGE_TOKEN
 
 POOL, HELD_OUT, TRUTH_FILE, IMAGES = "pool.json", "held_out.json", "truth.parquet", "images"
-START = "start.json"
+START, CAPTIONS = "start.json", "captions.json"
 DESCRIPTION, BLIND = "description.json", "blind"
 HELD_OUT_ROWS = 2_000
 
@@ -52,8 +54,8 @@ class WrittenPool:
     """Where its parts are.
 
     Attributes:
-        pool, held_out, start: LLaVA JSON files, for ``data.inputs``; ``start`` only where some were
-            asked for.
+        pool, held_out, start, captions: LLaVA JSON files, for ``data.inputs``; the last two only
+            where ``start_rows`` were asked for, the last only of easy-vqa.
         blind_pool, blind_held_out: the same records, by the same ids, without their pictures: a
             model that is tuned on the one and evaluated on the other is the blind baseline.
         truth: a table of ``truth.TRUTH``.
@@ -64,6 +66,7 @@ class WrittenPool:
     pool: Path
     held_out: Path
     start: Path
+    captions: Path
     blind_pool: Path
     blind_held_out: Path
     truth: Path
@@ -78,6 +81,7 @@ class WrittenPool:
             pool=folder / POOL,
             held_out=folder / HELD_OUT,
             start=folder / START,
+            captions=folder / CAPTIONS,
             blind_pool=blind / POOL,
             blind_held_out=blind / HELD_OUT,
             truth=folder / TRUTH_FILE,
@@ -180,6 +184,10 @@ def _write(kind: KnownPool, clean: _Clean, folder: Path, asked: dict[str, Any]) 
     if clean.start:
         start = zip(start_ids, clean.start, strict=True)
         atomic.write_json(folder / START, [_record(*row, folder, kind.data) for row in start])
+    if clean.start and kind.data == "easy-vqa":
+        rows_of = enumerate(captioned(clean.start))
+        captions = [_record(f"caption-{n:05d}", entry, folder, kind.data) for n, entry in rows_of]
+        atomic.write_json(folder / CAPTIONS, captions)
     for name, content in ((POOL, records), (HELD_OUT, held)):
         atomic.write_json(folder / name, content)
         atomic.write_json(folder / BLIND / name, [_blind(record) for record in content])

@@ -1,0 +1,121 @@
+"""The parts of the small LLaVA of benchmarks/evidence.py: a vision tower that sees, and words.
+
+The tower is a CLIP vision model of 32 px, taught color and shape of drawings by their captions, as
+the towers of real VLMs are taught by captions before. The language model has random weights.
+Neither has seen a picture or a record of a pool.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from benchmarks.store import new_folder
+from selfilter_ray.known_truth.questions import COLORS, SHAPES
+from selfilter_ray.stage1.vlm import VISION_LAYER, train_tokenizer
+
+SIZE, PATCH, WIDTH, LAYERS, HEADS = 32, 8, 96, 3, 4
+TEXT_LAYERS, TEXT_INNER, WORDS = 2, 256, 400
+BATCH, RATE, WARM_UP, CHECKED = 32, 5e-4, 50, 300
+
+
+def write_tower(captions: Path, folder: Path, steps: int) -> float:
+    """Teach a vision tower, and write it with its image processor.
+
+    Args:
+        captions: ``captions.json`` of a pool with known truth.
+        steps: of 32 pictures, turned and mirrored at random.
+
+    Returns:
+        The share of pictures held back whose color and shape it says rightly.
+    """
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
+    )
+    pixels_N3HW, said_N2 = _pictures(captions, processor)
+    torch.manual_seed(0)
+    sizes = {"image_size": SIZE, "patch_size": PATCH, "num_hidden_layers": LAYERS}
+    tower = CLIPVisionModel(
+        CLIPVisionConfig(
+            **sizes, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_attention_heads=HEADS
+        )
+    )
+    heads = nn.ModuleList([nn.Linear(WIDTH, len(COLORS)), nn.Linear(WIDTH, len(SHAPES))])
+    weights = [*tower.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(weights, RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, RATE, total_steps=steps, pct_start=WARM_UP / max(steps, WARM_UP + 1)
+    )
+
+    def logits(batch_B3HW: torch.Tensor) -> list[torch.Tensor]:
+        found = tower(pixel_values=batch_B3HW, output_hidden_states=True)
+        seen_BD = found.hidden_states[VISION_LAYER][:, 1:].mean(1)  # what a projector gets
+        return [head(seen_BD) for head in heads]
+
+    random = np.random.default_rng(0)
+    checked = min(CHECKED, len(said_N2) // 5)
+    for _ in range(steps):
+        rows = torch.from_numpy(random.integers(checked, len(said_N2), BATCH))
+        batch = torch.rot90(pixels_N3HW[rows], int(random.integers(4)), (2, 3))
+        batch = batch.flip(3) if random.integers(2) else batch
+        pairs = zip(logits(batch), said_N2[rows].T, strict=True)
+        loss = sum(nn.functional.cross_entropy(found, right) for found, right in pairs)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        said = [found.argmax(1) for found in logits(pixels_N3HW[:checked])]
+    right = (torch.stack(said, 1) == said_N2[:checked]).all(1).float().mean().item()
+    with new_folder(folder) as part:
+        tower.save_pretrained(part)
+        processor.save_pretrained(part)
+    return right
+
+
+def write_language_model(records: Path, folder: Path) -> None:
+    """A Llama of random weights, and a tokenizer of the words in LLaVA records."""
+    turns = (turn for record in json.loads(records.read_text()) for turn in record["conversations"])
+    tokenizer = train_tokenizer((turn["value"] for turn in turns), WORDS)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=TEXT_INNER,
+            num_hidden_layers=TEXT_LAYERS,
+            num_attention_heads=HEADS,
+            max_position_embeddings=4096,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    with new_folder(folder) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+
+
+def _pictures(captions: Path, processor: CLIPImageProcessor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, 3, H, W) pixels and (N, 2) numbers of color and shape."""
+    pixels, said = [], []
+    for record in json.loads(captions.read_text()):
+        with Image.open(captions.parent / record["image"]) as picture:
+            found = processor(picture.convert("RGB"), return_tensors="pt")
+        pixels.append(found["pixel_values"][0])
+        color, shape = record["conversations"][1]["value"].split()
+        said.append((COLORS.index(color), SHAPES.index(shape)))
+    return torch.stack(pixels), torch.tensor(said)

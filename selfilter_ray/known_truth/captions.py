@@ -1,0 +1,27 @@
+"""Drawings with what is on them, as far as their questions tell: "red circle"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from selfilter_ray.known_truth.entry import Entry
+from selfilter_ray.known_truth.questions import COLORS, SHAPES, told
+from selfilter_ray.samples.record import IMAGE_TOKEN
+
+CAPTION = "caption"
+
+
+def captioned(entries: Sequence[Entry]) -> list[Entry]:
+    """One entry for each picture whose color and shape its clean entries tell, by picture."""
+    words: dict[Path, set[str]] = {}
+    for entry in entries:
+        found = told(entry.question.removeprefix(f"{IMAGE_TOKEN}\n"), entry.answer)
+        words.setdefault(entry.picture, set()).update(found)
+    captions = []
+    for picture in sorted(words):
+        color = next((color for color in COLORS if color in words[picture]), None)
+        shape = next((shape for shape in SHAPES if shape in words[picture]), None)
+        if color and shape:
+            captions.append(Entry(picture, IMAGE_TOKEN, f"{color} {shape}", CAPTION))
+    return captions
