@@ -33,6 +33,7 @@ VARIANTS = [
     {"method": "mllm_selector", "drop_top": 0.2, "groups": 3},
     {"method": "selfilter", "difficulty": "raw", "k_nearest": 2},
     {"method": "selfilter", "drop_unlearned": 0.3},
+    {"method": "selfilter_grouped", "drop_unlearned": 0.0, "alpha": 0.0, "groups": 3},
     *({"method": "mllm_selector", "necessity": kind} for kind in (
         "sum", "gain", "ratio", "conditional", "task_z",
     )),

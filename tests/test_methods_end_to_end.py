@@ -36,6 +36,7 @@ RATINGS = ["clip_score", "image_reward", "judge_quality"]
 METHODS = [
     *("selfilter", "random", "el2n", "grand", "ifd", "visual_gain", "clip_score", "image_reward"),
     *("judge", "prototypicality", "semdedup", "d2", "coincide", "coido", "mllm_selector"),
+    "selfilter_grouped",
     {"method": "loss", "model": "tuned", "label": "tuned loss"},
 ]
 SEEDS = [0, 1]

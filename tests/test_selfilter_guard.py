@@ -1,4 +1,4 @@
-"""Self-Filter that passes over what Stage 1 has not learned."""
+"""Self-Filter that passes over what Stage 1 has not learned, and its difficulty in groups."""
 
 from __future__ import annotations
 
@@ -22,13 +22,23 @@ def run(pool, budget, **settings):
     return select(pool, budget, 0, parse_method({"method": "selfilter", **settings}))
 
 
+def least_learned(loss_N, difficulty_N, share, groups=10):
+    """Row numbers that go, by a plain reading: of each tenth by difficulty, those of most loss."""
+    gone = []
+    for group in np.array_split(np.argsort(difficulty_N, kind="stable"), groups):
+        by_loss = sorted(group.tolist(), key=lambda row: (loss_N[row], row))
+        gone += by_loss[len(group) - round(share * len(group)) :]
+    return gone
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 9), st.floats(0.01, 1.0), st.integers(1, ROWS))
 def test_it_is_stage_2_on_the_samples_that_stay(seed, share, budget):
     pool = make_pool(ROWS, seed)
     loss_N = pool.columns["tuned_loss"]
-    dropped = round(share * ROWS)
-    stay = np.sort(np.argsort(loss_N, kind="stable")[: ROWS - dropped])
+    gone = least_learned(loss_N, pool.columns["difficulty"], share)
+    dropped = len(gone)
+    stay = np.setdiff1d(np.arange(ROWS), gone)
     found = run(pool, budget, drop_unlearned=share)
     expected = select_diverse(
         pool.features_ND[stay], pool.columns["difficulty"][stay], min(budget, len(stay))
@@ -59,7 +69,7 @@ def test_a_sample_without_a_loss_stays():
     pool = make_pool(ROWS, tuned_loss=loss_N)
     found = run(pool, ROWS, drop_unlearned=0.5)
     assert found.details["passed_over"] == 20
-    assert found.indices[20:].tolist() == list(range(20, ROWS))
+    assert not np.isnan(loss_N[found.indices[20:]]).any()
     assert run(pool, 3, drop_unlearned=1.0).details["passed_over"] == ROWS - 5
 
 
@@ -77,3 +87,58 @@ def test_the_table_of_picks_holds_all_of_them():
 def test_it_does_not_go_with_shards():
     with pytest.raises(ConfigError, match="leave shards at 1"):
         parse_method({"method": "selfilter", "drop_unlearned": 0.1, "shards": 2})
+
+
+def run_grouped(pool, budget, seed=0, **settings):
+    return select(pool, budget, seed, parse_method({"method": "selfilter_grouped", **settings}))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 9), st.integers(1, ROWS), st.floats(0.0, 8.0), st.integers(1, 12))
+def test_the_grouped_draw_takes_more_of_harder_groups(seed, budget, alpha, groups):
+    pool = make_pool(ROWS, seed)
+    given = {"alpha": alpha, "groups": groups, "drop_unlearned": 0.0}
+    found = run_grouped(pool, budget, seed, **given)
+    assert found.value.tolist() == sorted(found.value, reverse=True)
+    assert found.value.tolist() == pool.columns["difficulty"][found.indices].tolist()
+    assert found.details == {"alpha": alpha, "passed_over": 0, "picked_of_these": 0}
+    order = np.argsort(pool.columns["difficulty"], kind="stable")
+    taken = [len(np.intersect1d(group, found.indices)) for group in np.array_split(order, groups)]
+    if alpha >= 1 and ROWS % groups == 0:
+        assert taken == sorted(taken)
+
+
+def test_with_a_large_alpha_the_grouped_draw_is_the_top():
+    pool = make_pool(ROWS)
+    found = run_grouped(pool, 12, alpha=1e6, drop_unlearned=0.0)
+    top = np.argsort(-pool.columns["difficulty"], kind="stable")[:12]
+    assert found.indices.tolist() == top.tolist()
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 9), st.floats(0.01, 1.0), st.integers(1, ROWS))
+def test_the_grouped_draw_takes_what_it_passed_over_last(seed, share, budget):
+    pool = make_pool(ROWS, seed)
+    loss_N = pool.columns["tuned_loss"]
+    gone = least_learned(loss_N, pool.columns["difficulty"], share)
+    found = run_grouped(pool, budget, drop_unlearned=share)
+    last = [row for row in found.indices.tolist() if row in gone]
+    assert len(last) == max(0, budget - (ROWS - len(gone))) == found.details["picked_of_these"]
+    assert found.indices[len(found.indices) - len(last) :].tolist() == last
+    assert (np.diff(loss_N[last]) >= 0).all()
+
+
+def test_a_rare_kind_that_is_learned_late_is_not_taken_for_noise():
+    """Nine in ten are easy; of the hard tenth, a fifth has a loss far above the others'."""
+    random = np.random.default_rng(0)
+    hard_N = np.arange(200) < 20
+    noise_N = np.arange(200) < 4
+    loss_N = 0.1 + hard_N * 0.5 + noise_N * 2.0 + random.uniform(0, 0.05, 200)
+    pool = make_pool(200, difficulty=hard_N + random.uniform(0, 0.1, 200), tuned_loss=loss_N)
+    found = run_grouped(pool, 60, drop_unlearned=0.2, alpha=8.0)
+    assert not noise_N[found.indices].any() and hard_N[found.indices].sum() == 16
+
+
+def test_its_default_alpha_is_that_of_the_grouped_sampling():
+    assert run_grouped(make_pool(ROWS), 10).details["alpha"] == 3.0
+    assert run_grouped(make_pool(ROWS), 2).details["alpha"] == 4.0

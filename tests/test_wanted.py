@@ -41,6 +41,7 @@ def wanted(*methods, **sections):
 NOTHING = (False, (), False, ())
 BY_METHOD = {
     "selfilter": (True, (), False, ("difficulty",)),
+    "selfilter_grouped": (True, ("tuned",), False, ("difficulty", "tuned_loss")),
     "mllm_selector": (False, ("seed",), False, ("seed_loss", "seed_member")),
     "random": NOTHING,
     "el2n": (False, ("pre",), False, ("pre_el2n",)),

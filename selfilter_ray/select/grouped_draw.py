@@ -8,6 +8,20 @@ from __future__ import annotations
 import numpy as np
 
 from selfilter_ray.select.quotas import draw_systematic, largest_remainder
+from selfilter_ray.select.random_order import random_numbers
+
+
+def default_alpha(rows: int, budget: int) -> float:
+    """min(rows / budget - 1, 4): in expectation, the highest of rows / budget random samples."""
+    return min(rows / budget - 1.0, 4.0)
+
+
+def group_numbers(groups: int, seed: int) -> np.ndarray:
+    """(2, groups) random numbers from 0 to below 1, as ``grouped_draw`` takes them."""
+    names = np.array([f"group {number}" for number in range(groups)], dtype=object)
+    numbers = [random_numbers(names, seed, purpose) for purpose in ("ties", "starts")]
+    # 53 bits, so that none rounds up to 1.
+    return (np.array(numbers) >> np.uint64(11)) * 2.0**-53
 
 
 def grouped_draw(

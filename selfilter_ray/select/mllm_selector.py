@@ -13,10 +13,10 @@ import numpy as np
 
 from selfilter_ray.errors import ConfigError, DataError
 from selfilter_ray.select.contract import Needs, Pool, Selection
-from selfilter_ray.select.grouped_draw import grouped_draw
+from selfilter_ray.select.grouped_draw import default_alpha, group_numbers, grouped_draw
 from selfilter_ray.select.necessity import COLUMNS, necessity
 from selfilter_ray.select.random_draw import source_numbers
-from selfilter_ray.select.random_order import random_numbers, random_order, random_rank
+from selfilter_ray.select.random_order import random_order, random_rank
 from selfilter_ray.select.ranking import missing_last
 from selfilter_ray.select.settings import MllmSelectorSettings
 
@@ -84,10 +84,7 @@ class _Draw:
         self.settings = settings
         self.names, self.source_N = source_numbers(pool)
         self.rank_N = random_rank(pool.ids, seed, "grouped draw")
-        groups = np.array([f"group {number}" for number in range(settings.groups)], dtype=object)
-        numbers = [random_numbers(groups, seed, purpose) for purpose in ("ties", "starts")]
-        # 53 bits, so that none rounds up to 1.
-        self.random_2G = (np.array(numbers) >> np.uint64(11)) * 2.0**-53
+        self.random_2G = group_numbers(settings.groups, seed)
 
     def of(self, alpha: float) -> np.ndarray:
         return grouped_draw(
@@ -101,13 +98,12 @@ class _Draw:
         )
 
     def alpha(self, budget: int) -> float:
-        """The set one, or min(M/B - 1, 4), or the largest whose sources are like the pool's.
+        """The set one, or the default one, or the largest whose sources are like the pool's.
 
-        min(M/B - 1, 4) is, in expectation, the most necessary of M/B random samples. When no alpha
-        keeps to epsilon, mode kl takes 0.
+        When no alpha keeps to epsilon, mode kl takes 0.
         """
         if self.settings.mode == "power":
-            default = min(len(self.source_N) / budget - 1.0, 4.0)
+            default = default_alpha(len(self.source_N), budget)
             return default if self.settings.alpha is None else self.settings.alpha
         for alpha in reversed(ALPHAS[1:]):
             chosen = np.concatenate([self.members, self.of(float(alpha))])

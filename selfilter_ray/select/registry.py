@@ -16,6 +16,7 @@ from selfilter_ray.select import (
     random_draw,
     scores,
     selfilter,
+    selfilter_grouped,
     semdedup,
     statistic,
 )
@@ -49,6 +50,13 @@ METHODS: dict[str, Method] = {
             selfilter.selfilter_needs,
             reports_picks=True,
             seeded=lambda pool, settings: False,
+        ),
+        _method(
+            "Self-Filter, grouped",
+            "ours",
+            config.SelfilterGroupedSettings,
+            selfilter_grouped.select_selfilter_grouped,
+            selfilter_grouped.selfilter_grouped_needs,
         ),
         _method(
             "MLLM-Selector",

@@ -1,7 +1,6 @@
 """Self-Filter (arXiv 2402.12501) as a method: Stage 2 over the difficulties of Stage 1.
 
-Ours: ``drop_unlearned`` passes over what the VLM of Stage 1 has not learned though it was trained
-on it: a wrong answer is hard, too, and its loss stays where that of a hard but right one falls.
+Ours: ``drop_unlearned`` (``unlearned.py``).
 
 Shapes: N samples, A of them not passed over, B picks, K neighbours.
 """
@@ -16,12 +15,11 @@ import numpy as np
 from selfilter_ray.select.contract import Needs, Pool, Selection
 from selfilter_ray.select.diverse import Picks, select_diverse
 from selfilter_ray.select.settings import SelfilterSettings
-
-UNLEARNED = "tuned_loss"
+from selfilter_ray.select.unlearned import LOSS, pass_over
 
 
 def selfilter_needs(settings: SelfilterSettings) -> Needs:
-    gaps = (UNLEARNED,) if settings.drop_unlearned else ()
+    gaps = (LOSS,) if settings.drop_unlearned else ()
     return Needs(columns=("difficulty",), columns_with_gaps=gaps, features=True)
 
 
@@ -41,7 +39,7 @@ def select_selfilter(
     features_ND, difficulty_N = pool.features_ND, pool.columns["difficulty"]
     row_A, passed_over = None, np.empty(0, np.int64)
     if settings.drop_unlearned:
-        row_A, passed_over = _learned(pool.columns[UNLEARNED], settings.drop_unlearned)
+        row_A, passed_over = pass_over(pool.columns[LOSS], difficulty_N, settings.drop_unlearned)
         features_ND, difficulty_N = features_ND[row_A], difficulty_N[row_A]
     picks = select_diverse(
         features_ND,
@@ -59,17 +57,6 @@ def select_selfilter(
     found = selection_of(_with_last(_of_pool(picks, row_A), last, pool.columns["difficulty"]))
     details = {**found.details, "passed_over": len(passed_over), "picked_of_these": len(last)}
     return replace(found, details=details)
-
-
-def _learned(loss_N: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of the A samples that stay, and those of the others, least loss first.
-
-    A sample without a loss stays. Of equal losses, that of the greater id goes first.
-    """
-    known = np.flatnonzero(~np.isnan(loss_N))
-    ascending = known[np.lexsort((known, loss_N[known]))]
-    passed_over = ascending[len(ascending) - min(len(ascending), round(share * len(loss_N))) :]
-    return np.setdiff1d(np.arange(len(loss_N)), passed_over), passed_over
 
 
 def _of_pool(picks: Picks, row_A: np.ndarray) -> Picks:

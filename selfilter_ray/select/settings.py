@@ -57,8 +57,8 @@ class SelfilterSettings(MethodSettings):
 
     ``backend``: what proposes neighbours; only ``faiss-ivf`` can change a pick. ``shards``: into
     how many Ray actors the features are spread, for pools that one machine cannot hold.
-    ``drop_unlearned`` (ours): the share of the pool that is passed over, the samples whose loss
-    under the VLM after Stage 1 is highest.
+    ``drop_unlearned`` (ours): the share that is passed over, the samples whose loss under the VLM
+    after Stage 1 is highest among those of like difficulty.
     """
 
     speed_only = frozenset({"shards"})
@@ -82,6 +82,19 @@ class SelfilterSettings(MethodSettings):
         if self.shards > 1 and self.backend == "faiss-ivf":
             raise ValueError("backend faiss-ivf works on one machine: leave shards at 1")
         return self
+
+
+class SelfilterGroupedSettings(MethodSettings):
+    """Self-Filter's difficulty in a grouped draw: harder groups get larger quotas (ours).
+
+    ``alpha``: null for min(M/B - 1, 4). ``drop_unlearned``: the share of each group that is passed
+    over, the samples whose loss under the VLM after Stage 1 is highest.
+    """
+
+    method: Literal["selfilter_grouped"] = "selfilter_grouped"
+    groups: Positive = 10
+    alpha: AtLeastZero | None = None
+    drop_unlearned: Fraction = 0.25
 
 
 class RandomSettings(MethodSettings):
@@ -234,6 +247,7 @@ SETTINGS: dict[str, type[MethodSettings]] = {
     settings.model_fields["method"].default: settings
     for settings in (
         SelfilterSettings,
+        SelfilterGroupedSettings,
         MllmSelectorSettings,
         RandomSettings,
         El2nSettings,
@@ -277,6 +291,7 @@ def _hint(unknown: str, known: Mapping[str, Any]) -> str:
 
 SelectConfig = Annotated[
     SelfilterSettings
+    | SelfilterGroupedSettings
     | MllmSelectorSettings
     | RandomSettings
     | El2nSettings
