@@ -21,8 +21,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.evidence_model import write_language_model, write_tower
 from benchmarks.store import RESULTS, new_folder, store_result
 from selfilter_ray.compare.trained.files import TrainedFolder
@@ -31,8 +29,8 @@ from selfilter_ray.known_truth.write import WrittenPool, write_pool
 CONFIG = "configs/evidence.yaml"
 ROOT = Path("runs/evidence")
 POOLS = ("plain", "wrong-answers", "near-duplicates", "trivial", "long-answers")
-ROWS, HELD_OUT, START = 10_000, 2_000, 28_000
-TOWER_STEPS, ALIGN_STEPS, WARM = 6_000, 300, 100
+ROWS, HELD_OUT, START = 4_000, 1_500, 28_000
+TOWER_STEPS, ALIGN_STEPS = 6_000, 300
 SMALL = {
     "compare.methods": "[random, selfilter, mllm_selector, el2n]",
     "compare.seeds": "[0, 1]",
@@ -90,16 +88,12 @@ def _start_model(pool: WrittenPool, folder: Path, small: bool) -> Path:
         print(f"The tower says color and shape of {right:.1%} of the pictures held back.")
     if not words.exists():
         write_language_model(pool.start, words)
-    inputs = folder.parent / "aligned_on.json"  # the same for every pool
+    inputs = folder.parent / "captions.json"  # the same for every pool
     if not inputs.exists():
         captions = json.loads(pool.captions.read_text())
-        records = json.loads(pool.start.read_text())
-        random = np.random.default_rng(0)
-        warm = random.choice(len(records), min(WARM, len(records)), replace=False)
-        chosen = captions + [records[row] for row in sorted(warm.tolist())]
-        for record in chosen:
+        for record in captions:
             record["image"] = str((pool.folder / record["image"]).resolve())
-        inputs.write_text(json.dumps(chosen))
+        inputs.write_text(json.dumps(captions))
     settings = {
         "run_dir": str(folder),
         "data.inputs": f"[{inputs}]",
