@@ -92,7 +92,7 @@ def _start_model(pool: WrittenPool, folder: Path, small: bool) -> Path:
     if not inputs.exists():
         captions = json.loads(pool.captions.read_text())
         for record in captions:
-            record["image"] = str((pool.folder / record["image"]).resolve())
+            record["image"] = str(pool.folder.relative_to(inputs.parent) / record["image"])
         inputs.write_text(json.dumps(captions))
     settings = {
         "run_dir": str(folder),
