@@ -21,6 +21,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.evidence_model import write_language_model, write_tower
 from benchmarks.store import RESULTS, new_folder, store_result
 from selfilter_ray.compare.trained.files import TrainedFolder
@@ -30,7 +32,7 @@ CONFIG = "configs/evidence.yaml"
 ROOT = Path("runs/evidence")
 POOLS = ("plain", "wrong-answers", "near-duplicates", "trivial", "long-answers")
 ROWS, HELD_OUT, START = 4_000, 1_500, 28_000
-TOWER_STEPS, ALIGN_STEPS = 6_000, 300
+TOWER_STEPS, ALIGN_STEPS, WARM = 6_000, 300, 100
 SMALL = {
     "compare.methods": "[random, selfilter, mllm_selector, el2n]",
     "compare.seeds": "[0, 1]",
@@ -88,12 +90,14 @@ def _start_model(pool: WrittenPool, folder: Path, small: bool) -> Path:
         print(f"The tower says color and shape of {right:.1%} of the pictures held back.")
     if not words.exists():
         write_language_model(pool.start, words)
-    inputs = folder.parent / "captions.json"  # the same for every pool
+    inputs = folder.parent / "aligned_on.json"  # the same for every pool
     if not inputs.exists():
-        captions = json.loads(pool.captions.read_text())
-        for record in captions:
+        records = json.loads(pool.start.read_text())
+        warm = np.random.default_rng(0).permutation(len(records))[:WARM]
+        chosen = json.loads(pool.captions.read_text()) + [records[row] for row in warm.tolist()]
+        for record in chosen:
             record["image"] = str(pool.folder.relative_to(inputs.parent) / record["image"])
-        inputs.write_text(json.dumps(captions))
+        inputs.write_text(json.dumps(chosen))
     settings = {
         "run_dir": str(folder),
         "data.inputs": f"[{inputs}]",

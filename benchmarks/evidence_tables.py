@@ -39,7 +39,11 @@ def main() -> None:
     compared = {name: TrainedComparison.from_json(one["trained"]) for name, one in found.items()}
     text = _document(DOCUMENT.read_text(), compared)
     plot = _plot(
-        {name: one for name, one in compared.items() if found[name]["pool"]["name"] == name}
+        {
+            name: one
+            for name, one in compared.items()
+            if found[name]["pool"]["name"] == name and one.measure == "accuracy"
+        }
     )
     for file, content in ((DOCUMENT, text), (PLOT, plot)):
         if not check:
@@ -119,7 +123,8 @@ def _plot(compared: dict[str, TrainedComparison]) -> str:
         {label for _, label in differences},
         key=lambda label: -_mean([e for (_, other), e in differences.items() if other == label]),
     )
-    reach = max((abs(e.mean or 0) for e in differences.values()), default=0.1) * 1.15
+    ends = [abs(e.mean or 0.0) + (e.half or 0.0) for e in differences.values()]
+    reach = max(ends, default=0.1) * 1.05
     width, height = LABELS + COLUMN * len(compared) + 10, TOP + ROW * len(labels) + FOOT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
@@ -144,7 +149,7 @@ def _plot(compared: dict[str, TrainedComparison]) -> str:
             f'<text class="s" {title}>{escape(name)}</text>'
             f'<line class="z" x1="{middle}" x2="{middle}" y1="{TOP - 6}" y2="{height - FOOT + 6}"/>'
         )
-        for value in (-reach / 1.15, 0.0, reach / 1.15):
+        for value in (-reach / 1.3, 0.0, reach / 1.3):
             parts.append(
                 f'<text class="s" x="{middle + value * scale:.1f}" y="{height - 20}" '
                 f'text-anchor="middle">{100 * value:+.0f}</text>'
@@ -156,10 +161,9 @@ def _plot(compared: dict[str, TrainedComparison]) -> str:
             kind = "even" if not estimate.apart else "up" if estimate.mean > 0 else "down"
             y, x = TOP + ROW * (row + 0.5), middle + estimate.mean * scale
             half = (estimate.half or 0.0) * scale
-            low, high = max(left + 2, x - half), min(left + COLUMN - 2, x + half)
             parts.append(
-                f'<line class="{kind}" stroke-width="2" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" '
-                f'y2="{y}"/><circle class="{kind}" cx="{x:.1f}" cy="{y}" r="4"/>'
+                f'<line class="{kind}" stroke-width="2" x1="{x - half:.1f}" x2="{x + half:.1f}" '
+                f'y1="{y}" y2="{y}"/><circle class="{kind}" cx="{x:.1f}" cy="{y}" r="4"/>'
             )
     return "\n".join([*parts, "</svg>", ""])
 
