@@ -399,8 +399,8 @@ def test_sections_inside_sections_leave_out_their_own_speed_settings():
     assert Outer().result_fields() == {"inner": {"exact": 2}}
 
 
-def preset(**sections):
-    return parse_config({"run_dir": "r", "data": {"inputs": ["a"]}, "preset": "paper", **sections})
+def preset(name="paper", **sections):
+    return parse_config({"run_dir": "r", "data": {"inputs": ["a"]}, "preset": name, **sections})
 
 
 def test_the_papers_preset_fills_in_what_the_config_does_not_say():
@@ -411,6 +411,15 @@ def test_the_papers_preset_fills_in_what_the_config_does_not_say():
     assert (select.difficulty, select.gamma, select.k_nearest) == ("raw", 1.0, 10)
     assert (train.epochs, select.ratio) == (1, 0.05)
     assert preset(select={"difficulty": "shifted"}).select.difficulty == "shifted"
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+def test_the_recommended_preset_selects_by_the_grouped_draw():
+    config = preset("recommended", select={"ratio": 0.05})
+    assert config.select == parse_method({"method": "selfilter_grouped", "ratio": 0.05})
+    assert config.train == preset(None).train
+    assert preset("recommended", select={"alpha": 1.0}).select.alpha == 1.0
+    assert preset("recommended", select="selfilter").select == parse_method("selfilter")
     assert parse_config(config.model_dump(mode="json")) == config
 
 

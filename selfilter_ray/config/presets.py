@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-Preset = Literal["paper"]
+Preset = Literal["paper", "recommended"]
 
 # ``paper``: as the paper and its release have it, for parity (docs/stage1.md says what they mean).
+# ``recommended``: what came out best where it could be tried (docs/evidence.md).
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "train": {
@@ -21,6 +22,23 @@ PRESETS: dict[str, dict[str, Any]] = {
             "epochs": 3,
         },
         "select": {"method": "selfilter", "gamma": 1.0, "k_nearest": 10, "difficulty": "raw"},
+    },
+    "recommended": {
+        "train": {
+            "objective": "selfilter",
+            "inputs": "clip",
+            "score_net_hidden": (),
+            "loss_reduction": "sum",
+            "weight_scope": "device",
+            "score_net_init": "zeros",
+            "epochs": 3,
+        },
+        "select": {
+            "method": "selfilter_grouped",
+            "groups": 10,
+            "alpha": None,
+            "drop_unlearned": 0.25,
+        },
     },
 }
 

@@ -78,7 +78,7 @@ class RayConfig(Strict):
 
 
 class Config(Strict):
-    """A whole run. ``preset: paper`` takes its settings, and the release's, below what is given."""
+    """A whole run. ``preset`` (``presets.py``) fills in what is not given."""
 
     run_dir: Place
     preset: Preset | None = None
