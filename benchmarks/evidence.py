@@ -9,7 +9,7 @@ again: after a stop, the same command goes on.
 
 ``--set`` is laid over configs/evidence.yaml; the result is then stored under ``NAME`` beside the
 pool's own, and its run folder starts as a copy of the pool's, so that what is the same is not made
-again. ``--small`` takes minutes: one pool of 1,500 records, four methods, two seeds.
+again. ``--small`` takes minutes: one pool of 1,500 records, five methods, two seeds.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.evidence_model import write_language_model, write_tower
 from benchmarks.store import RESULTS, new_folder, store_result
+from selfilter_ray import atomic
 from selfilter_ray.compare.trained.files import TrainedFolder
 from selfilter_ray.known_truth.write import WrittenPool, write_pool
 
@@ -32,9 +34,10 @@ CONFIG = "configs/evidence.yaml"
 ROOT = Path("runs/evidence")
 POOLS = ("plain", "wrong-answers", "near-duplicates", "trivial", "long-answers")
 ROWS, HELD_OUT, START = 4_000, 1_500, 28_000
-TOWER_STEPS, ALIGN_STEPS, WARM = 6_000, 300, 100
+TAUGHT = "tower.json"
+TOWER_STEPS, ALIGN_STEPS, ALIGN_QUESTIONS = 6_000, 300, 100
 SMALL = {
-    "compare.methods": "[random, selfilter, mllm_selector, el2n]",
+    "compare.methods": "[random, selfilter, selfilter_grouped, mllm_selector, el2n]",
     "compare.seeds": "[0, 1]",
     "compare.train.budgets": "[0.15]",
     "compare.train.leaders": "null",
@@ -69,9 +72,13 @@ def _compare(name: str, arguments: argparse.Namespace) -> None:
     _selfilter("compare", "--train", settings, redo=bool(arguments.variant))
     run = Path(settings["run_dir"])
     result = TrainedFolder(run).read().to_json()
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = _json(run / "manifest.json")
     stored = {
         "pool": pool.description,
+        "start": {
+            "recipe": _json(root / "start" / "recipe.json"),
+            "tower": _json(root / "start" / TAUGHT),
+        },
         "config": manifest["config"],
         "stages": {stage: record["seconds"] for stage, record in manifest["stages"].items()},
         "trained": result,
@@ -85,30 +92,50 @@ def _compare(name: str, arguments: argparse.Namespace) -> None:
 def _start_model(pool: WrittenPool, folder: Path, small: bool) -> Path:
     """The model that all tuning starts from, put together as LLaVA is: see docs/evidence.md."""
     tower, words = folder / "tower", folder / "language_model"
-    if not tower.exists():
-        right = write_tower(pool.captions, tower, 300 if small else TOWER_STEPS)
-        print(f"The tower says color and shape of {right:.1%} of the pictures held back.")
+    tower_steps, align_steps = (300, 100) if small else (TOWER_STEPS, ALIGN_STEPS)
+    recipe = {
+        "start_rows": pool.description["start_rows"],
+        "tower_steps": tower_steps,
+        "align_steps": align_steps,
+        "align_questions": ALIGN_QUESTIONS,
+    }
+    _check_recipe(folder, recipe)
+    if not (tower.exists() and (folder / TAUGHT).exists()):
+        atomic.write_json(folder / TAUGHT, write_tower(pool.captions, tower, tower_steps))
     if not words.exists():
         write_language_model(pool.start, words)
     inputs = folder.parent / "aligned_on.json"  # the same for every pool
     if not inputs.exists():
         records = json.loads(pool.start.read_text())
-        warm = np.random.default_rng(0).permutation(len(records))[:WARM]
+        warm = np.random.default_rng(0).permutation(len(records))[:ALIGN_QUESTIONS]
         chosen = json.loads(pool.captions.read_text()) + [records[row] for row in warm.tolist()]
         for record in chosen:
             record["image"] = str(pool.folder.relative_to(inputs.parent) / record["image"])
-        inputs.write_text(json.dumps(chosen))
+        atomic.write_json(inputs, chosen)
     settings = {
         "run_dir": str(folder),
         "data.inputs": f"[{inputs}]",
         "train.vlm": f"{{kind: assembled, vision: {tower}, language_model: {words}}}",
-        "tune.steps": str(100 if small else ALIGN_STEPS),
+        "tune.steps": str(align_steps),
         "tune.batch_size": "64",
     }
     model = folder / "tuned" / "vlm"
     _selfilter("featurize", None, settings)
     _selfilter("train", ["--objective", "plain", "--on", "pool"], settings)
     return model
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def _check_recipe(folder: Path, recipe: dict[str, int]) -> None:
+    """Runs that started from another model would be mixed with those to come."""
+    file = folder / "recipe.json"
+    if not file.exists():
+        atomic.write_json(file, recipe)
+    elif _json(file) != recipe:
+        sys.exit(f"{folder} was made in another way: remove {folder.parent}, and run again.")
 
 
 def _copied(source: Path, target: Path) -> str:

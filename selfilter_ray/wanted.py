@@ -111,6 +111,9 @@ def _has_size(section: CompareConfig) -> bool:
     return section.budget is not None or section.ratio is not None
 
 
+UNGUARDED = " (Self-Filter takes them for drop_unlearned: 0 does without)"
+
+
 def _check_training(wanted: Wanted, config: Config) -> None:
     train = config.train
     if wanted.stage1 and train.objective != "selfilter":
@@ -119,11 +122,11 @@ def _check_training(wanted: Wanted, config: Config) -> None:
             " it at selfilter. The seed model and CoIDO's scorer take their own."
         )
     if "tuned" in wanted.models and not train.save_vlm:
-        raise ConfigError("statistics of the tuned model need train.save_vlm: true.")
+        raise ConfigError(f"statistics of the tuned model need train.save_vlm: true{UNGUARDED}.")
     if "tuned" in wanted.models and train.losses == "stored":
         raise ConfigError(
             "statistics of the tuned model need train.losses: live: from stored losses the score "
-            "net alone is trained."
+            f"net alone is trained{UNGUARDED}."
         )
     if wanted.coido and config.coido_model.inputs != "clip":
         missing = config.ratings.lacks(train.score_columns)

@@ -417,7 +417,6 @@ def test_the_papers_preset_fills_in_what_the_config_does_not_say():
 def test_the_recommended_preset_selects_by_the_grouped_draw():
     config = preset("recommended", select={"ratio": 0.05})
     assert config.select == parse_method({"method": "selfilter_grouped", "ratio": 0.05})
-    assert config.train == preset(None).train
     assert preset("recommended", select={"alpha": 1.0}).select.alpha == 1.0
     assert preset("recommended", select="selfilter").select == parse_method("selfilter")
     assert parse_config(config.model_dump(mode="json")) == config

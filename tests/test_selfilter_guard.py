@@ -13,6 +13,7 @@ from selfilter_ray.errors import ConfigError
 from selfilter_ray.select import select_diverse
 from selfilter_ray.select.registry import needs_of, select
 from selfilter_ray.select.settings import parse_method
+from selfilter_ray.select.unlearned import split_unlearned
 from selfilter_ray.selected import selection_table
 
 ROWS = 40
@@ -24,10 +25,14 @@ def run(pool, budget, **settings):
 
 def least_learned(loss_N, difficulty_N, share, groups=10):
     """Row numbers that go, by a plain reading: of each tenth by difficulty, those of most loss."""
-    gone = []
-    for group in np.array_split(np.argsort(difficulty_N, kind="stable"), groups):
+    gone, seen = [], 0
+    by_difficulty = sorted(range(len(loss_N)), key=lambda row: (difficulty_N[row], -row))
+    for group in np.array_split(by_difficulty, groups):
         by_loss = sorted(group.tolist(), key=lambda row: (loss_N[row], row))
-        gone += by_loss[len(group) - round(share * len(group)) :]
+        count = round(share * (seen + len(group))) - round(share * seen)
+        gone += by_loss[len(group) - count :]
+        seen += len(group)
+    assert len(gone) == round(share * len(loss_N))
     return gone
 
 
@@ -63,14 +68,25 @@ def test_without_a_share_nothing_changes_and_no_loss_is_needed():
     assert run(pool, 12).indices.tolist() == without.indices.tolist()
 
 
-def test_a_sample_without_a_loss_stays():
+@pytest.mark.parametrize("method", ["selfilter", "selfilter_grouped"])
+def test_samples_without_a_loss_come_last_and_are_counted(method):
     loss_N = np.linspace(1, 2, ROWS)
-    loss_N[:5] = np.nan
+    loss_N[[3, 7, 30]] = np.nan
     pool = make_pool(ROWS, tuned_loss=loss_N)
-    found = run(pool, ROWS, drop_unlearned=0.5)
-    assert found.details["passed_over"] == 20
-    assert not np.isnan(loss_N[found.indices[20:]]).any()
-    assert run(pool, 3, drop_unlearned=1.0).details["passed_over"] == ROWS - 5
+    settings = parse_method({"method": method, "drop_unlearned": 0.5})
+    found = select(pool, ROWS, 0, settings)
+    assert found.details["without_value"] == 3 and found.details["passed_over"] == 3 + 18
+    assert found.indices[ROWS - 3 :].tolist() == [3, 7, 30]
+    assert (np.diff(loss_N[found.indices[ROWS - 21 : ROWS - 3]]) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "groups"), [(15, 0.25, 10), (499, 0.01, 10), (400, 0.25, 200), (7, 0.5, 10)]
+)
+def test_rounding_does_not_add_up_over_the_groups(rows, share, groups):
+    random = np.random.default_rng(0)
+    stay, gone = split_unlearned(random.random(rows), random.random(rows), share, groups)
+    assert len(gone) == round(share * rows) and len(stay) + len(gone) == rows
 
 
 def test_the_table_of_picks_holds_all_of_them():
@@ -101,10 +117,12 @@ def test_the_grouped_draw_takes_more_of_harder_groups(seed, budget, alpha, group
     found = run_grouped(pool, budget, seed, **given)
     assert found.value.tolist() == sorted(found.value, reverse=True)
     assert found.value.tolist() == pool.columns["difficulty"][found.indices].tolist()
-    assert found.details == {"alpha": alpha, "passed_over": 0, "picked_of_these": 0}
+    assert found.details == {"alpha": alpha, "passed_over": 0, "picked_of_these": 0} | {
+        "without_value": 0
+    }
     order = np.argsort(pool.columns["difficulty"], kind="stable")
     taken = [len(np.intersect1d(group, found.indices)) for group in np.array_split(order, groups)]
-    if alpha >= 1 and ROWS % groups == 0:
+    if alpha >= 1 and ROWS % groups == 0:  # below that, weights may be too alike
         assert taken == sorted(taken)
 
 
@@ -116,12 +134,12 @@ def test_with_a_large_alpha_the_grouped_draw_is_the_top():
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 9), st.floats(0.01, 1.0), st.integers(1, ROWS))
-def test_the_grouped_draw_takes_what_it_passed_over_last(seed, share, budget):
+@given(st.integers(0, 9), st.floats(0.01, 1.0), st.integers(1, ROWS), st.integers(1, 12))
+def test_the_grouped_draw_takes_what_it_passed_over_last(seed, share, budget, groups):
     pool = make_pool(ROWS, seed)
     loss_N = pool.columns["tuned_loss"]
-    gone = least_learned(loss_N, pool.columns["difficulty"], share)
-    found = run_grouped(pool, budget, drop_unlearned=share)
+    gone = least_learned(loss_N, pool.columns["difficulty"], share, groups)
+    found = run_grouped(pool, budget, drop_unlearned=share, groups=groups)
     last = [row for row in found.indices.tolist() if row in gone]
     assert len(last) == max(0, budget - (ROWS - len(gone))) == found.details["picked_of_these"]
     assert found.indices[len(found.indices) - len(last) :].tolist() == last

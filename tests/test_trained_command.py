@@ -6,11 +6,11 @@ The run's folder is in an object store; what this host has of it survives the st
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 from s3_server import s3_server
@@ -75,21 +75,22 @@ def config(tmp_path_factory):
 def test_stopped_by_a_signal_it_goes_on_with_the_cells_that_are_missing(
     config, tmp_path, monkeypatch
 ):
+    said = tmp_path / "said"
     with s3_server("bucket"):
-        monkeypatch.setenv("SELFILTER_CACHE", str(tmp_path))
-        process = started(config)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not (before := cells_here()):
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        said, _ = process.communicate(timeout=PATIENCE_SECONDS)
-        assert process.returncode != 0 and not exists(f"{FOLDER}/result.json"), said
+        monkeypatch.setenv("SELFILTER_CACHE", str(tmp_path / "cache"))
+        with started(config, said) as process:
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while not (before := cells_here()):
+                assert process.poll() is None, said.read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_SECONDS) == signal.SIGTERM
+        assert not exists(f"{FOLDER}/result.json")
+        assert "Traceback" not in said.read_text(), said.read_text()
 
-        process = started(config)
-        said, _ = process.communicate(timeout=PATIENCE_SECONDS)
-        assert process.returncode == 0, said
+        with started(config, said) as process:
+            assert process.wait(PATIENCE_SECONDS) == 0, said.read_text()
         assert "What they teach" in read_bytes(f"{RUN}/compare.html", 10**8).decode()
         result = json.loads(read_bytes(f"{FOLDER}/result.json", 10**7))
         for name, content in before.items():
@@ -108,11 +109,14 @@ def cells_here():
     return {file.name: file.read_bytes() for file in files.cells.glob("*.json")}
 
 
-def started(config):
-    return subprocess.Popen(
-        [sys.executable, "-m", "selfilter_ray.cli", "compare", str(config), "--train"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ,
-    )
+@contextmanager
+def started(config, said):
+    """The command, its output in a file; killed where the test fails."""
+    command = [sys.executable, "-m", "selfilter_ray.cli", "compare", str(config), "--train"]
+    with said.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()

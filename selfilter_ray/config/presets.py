@@ -24,15 +24,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "select": {"method": "selfilter", "gamma": 1.0, "k_nearest": 10, "difficulty": "raw"},
     },
     "recommended": {
-        "train": {
-            "objective": "selfilter",
-            "inputs": "clip",
-            "score_net_hidden": (),
-            "loss_reduction": "sum",
-            "weight_scope": "device",
-            "score_net_init": "zeros",
-            "epochs": 3,
-        },
         "select": {
             "method": "selfilter_grouped",
             "groups": 10,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from selfilter_ray.known_truth.drawings import words
 from selfilter_ray.known_truth.entry import Entry
 from selfilter_ray.known_truth.questions import COLORS, SHAPES, told
 from selfilter_ray.samples.record import IMAGE_TOKEN
@@ -13,15 +14,21 @@ CAPTION = "caption"
 
 
 def captioned(entries: Sequence[Entry]) -> list[Entry]:
-    """One entry for each picture whose color and shape its clean entries tell, by picture."""
-    words: dict[Path, set[str]] = {}
+    """One entry for each picture whose color and shape its entries tell, by picture.
+
+    Args:
+        entries: clean ones of easy-vqa.
+
+    Raises:
+        ValueError: for a question of another form.
+    """
+    said: dict[Path, set[str]] = {}
     for entry in entries:
-        found = told(entry.question.removeprefix(f"{IMAGE_TOKEN}\n"), entry.answer)
-        words.setdefault(entry.picture, set()).update(found)
+        said.setdefault(entry.picture, set()).update(told(words(entry), entry.answer))
     captions = []
-    for picture in sorted(words):
-        color = next((color for color in COLORS if color in words[picture]), None)
-        shape = next((shape for shape in SHAPES if shape in words[picture]), None)
+    for picture in sorted(said):
+        color = next((color for color in COLORS if color in said[picture]), None)
+        shape = next((shape for shape in SHAPES if shape in said[picture]), None)
         if color and shape:
             captions.append(Entry(picture, IMAGE_TOKEN, f"{color} {shape}", CAPTION))
     return captions

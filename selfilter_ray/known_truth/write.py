@@ -115,7 +115,7 @@ def write_pool(
     asked = {"name": name, "rows": rows, "seed": seed, "held_out_rows": held_out_rows}
     asked["start_rows"] = start_rows
     found = _described(folder, asked)
-    if found is None:
+    if found is None or not _has_captions(kind, folder, start_rows):
         clean = _clean(kind, start_rows)
         most = kind.most(clean.pool)
         rows = min(most, len(clean.pool)) if rows is None else rows
@@ -123,6 +123,11 @@ def write_pool(
             raise ConfigError(f"{name} can have 1 to {most} rows, not {rows}.")
         found = _write(kind, clean, folder, asked | {"rows": rows})
     return WrittenPool.at(folder, found)
+
+
+def _has_captions(kind: KnownPool, folder: Path, start_rows: int) -> bool:
+    """Whether captions are there that should be: an earlier version wrote none."""
+    return not start_rows or kind.data != "easy-vqa" or (folder / CAPTIONS).exists()
 
 
 def _clean(kind: KnownPool, start_rows: int) -> _Clean:
@@ -254,6 +259,7 @@ def _description(
         "held_out": dict(sorted(Counter(entry.type for entry in held_out).items())),
         "sha256": {
             name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            for name in (POOL, HELD_OUT, TRUTH_FILE)
+            for name in (POOL, HELD_OUT, TRUTH_FILE, START, CAPTIONS)
+            if (folder / name).exists()
         },
     }

@@ -12,11 +12,14 @@ from selfilter_ray.select.random_order import random_numbers
 
 
 def default_alpha(rows: int, budget: int) -> float:
-    """min(rows / budget - 1, 4): in expectation, the highest of rows / budget random samples."""
+    """min(rows / budget - 1, 4): in expectation, the highest of rows / budget random samples.
+
+    ``budget``: at least 1.
+    """
     return min(rows / budget - 1.0, 4.0)
 
 
-def group_numbers(groups: int, seed: int) -> np.ndarray:
+def group_randoms(groups: int, seed: int) -> np.ndarray:
     """(2, groups) random numbers from 0 to below 1, as ``grouped_draw`` takes them."""
     names = np.array([f"group {number}" for number in range(groups)], dtype=object)
     numbers = [random_numbers(names, seed, purpose) for purpose in ("ties", "starts")]

@@ -13,7 +13,7 @@ import numpy as np
 
 from selfilter_ray.errors import ConfigError, DataError
 from selfilter_ray.select.contract import Needs, Pool, Selection
-from selfilter_ray.select.grouped_draw import default_alpha, group_numbers, grouped_draw
+from selfilter_ray.select.grouped_draw import default_alpha, group_randoms, grouped_draw
 from selfilter_ray.select.necessity import COLUMNS, necessity
 from selfilter_ray.select.random_draw import source_numbers
 from selfilter_ray.select.random_order import random_order, random_rank
@@ -84,7 +84,7 @@ class _Draw:
         self.settings = settings
         self.names, self.source_N = source_numbers(pool)
         self.rank_N = random_rank(pool.ids, seed, "grouped draw")
-        self.random_2G = group_numbers(settings.groups, seed)
+        self.random_2G = group_randoms(settings.groups, seed)
 
     def of(self, alpha: float) -> np.ndarray:
         return grouped_draw(

@@ -15,7 +15,7 @@ import numpy as np
 from selfilter_ray.select.contract import Needs, Pool, Selection
 from selfilter_ray.select.diverse import Picks, select_diverse
 from selfilter_ray.select.settings import SelfilterSettings
-from selfilter_ray.select.unlearned import LOSS, pass_over
+from selfilter_ray.select.unlearned import LOSS, split_unlearned
 
 
 def selfilter_needs(settings: SelfilterSettings) -> Needs:
@@ -32,14 +32,16 @@ def select_selfilter(
 ) -> Selection:
     """The hardest sample, then a penalty on its nearest neighbours, until the budget is spent.
 
-    Samples that ``drop_unlearned`` passes over are picked only when the budget cannot be met
-    otherwise, those with the least loss first.
+    Samples that ``drop_unlearned`` passes over, and behind them those without a loss, are picked
+    only when the budget cannot be met otherwise, those with the least loss first.
     """
     assert pool.features_ND is not None
     features_ND, difficulty_N = pool.features_ND, pool.columns["difficulty"]
     row_A, passed_over = None, np.empty(0, np.int64)
     if settings.drop_unlearned:
-        row_A, passed_over = pass_over(pool.columns[LOSS], difficulty_N, settings.drop_unlearned)
+        row_A, passed_over = split_unlearned(
+            pool.columns[LOSS], difficulty_N, settings.drop_unlearned
+        )
         features_ND, difficulty_N = features_ND[row_A], difficulty_N[row_A]
     picks = select_diverse(
         features_ND,
@@ -55,7 +57,12 @@ def select_selfilter(
         return selection_of(picks)
     last = passed_over[: budget - len(picks.indices)]
     found = selection_of(_with_last(_of_pool(picks, row_A), last, pool.columns["difficulty"]))
-    details = {**found.details, "passed_over": len(passed_over), "picked_of_these": len(last)}
+    details = {
+        **found.details,
+        "passed_over": len(passed_over),
+        "picked_of_these": len(last),
+        "without_value": int(np.isnan(pool.columns[LOSS]).sum()),
+    }
     return replace(found, details=details)
 
 

@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from selfilter_ray.select.contract import Needs, Pool, Selection
-from selfilter_ray.select.grouped_draw import default_alpha, group_numbers, grouped_draw
+from selfilter_ray.select.grouped_draw import default_alpha, group_randoms, grouped_draw
 from selfilter_ray.select.random_draw import source_numbers
 from selfilter_ray.select.random_order import random_rank
 from selfilter_ray.select.settings import SelfilterGroupedSettings
-from selfilter_ray.select.unlearned import LOSS, pass_over
+from selfilter_ray.select.unlearned import LOSS, split_unlearned
 
 DIFFICULTY = "difficulty"
 
@@ -30,15 +30,17 @@ def select_selfilter_grouped(
 ) -> Selection:
     """The grouped draw by descending difficulty. ``value``: the difficulty.
 
-    Samples that ``drop_unlearned`` passes over are picked only when the budget cannot be met
-    otherwise, those with the least loss first.
+    Samples that ``drop_unlearned`` passes over, and behind them those without a loss, are picked
+    only when the budget cannot be met otherwise, those with the least loss first.
     """
     difficulty_N = pool.columns[DIFFICULTY]
-    row_A, passed_over = np.arange(len(pool.ids)), np.empty(0, np.int64)
+    row_A, passed_over, without_loss = np.arange(len(pool.ids)), np.empty(0, np.int64), 0
     if settings.drop_unlearned:
-        row_A, passed_over = pass_over(
-            pool.columns[LOSS], difficulty_N, settings.drop_unlearned, settings.groups
+        loss_N = pool.columns[LOSS]
+        row_A, passed_over = split_unlearned(
+            loss_N, difficulty_N, settings.drop_unlearned, settings.groups
         )
+        without_loss = int(np.isnan(loss_N).sum())
     alpha = default_alpha(len(pool.ids), budget) if settings.alpha is None else settings.alpha
     drawn = grouped_draw(
         row_A[np.lexsort((-row_A, difficulty_N[row_A]))],
@@ -47,7 +49,7 @@ def select_selfilter_grouped(
         min(budget, len(row_A)),
         settings.groups,
         alpha,
-        group_numbers(settings.groups, seed),
+        group_randoms(settings.groups, seed),
     )
     drawn = drawn[np.lexsort((drawn, -difficulty_N[drawn]))]
     indices = np.concatenate([drawn, passed_over])[:budget]
@@ -55,5 +57,6 @@ def select_selfilter_grouped(
         "alpha": alpha,
         "passed_over": len(passed_over),
         "picked_of_these": budget - len(drawn),
+        "without_value": without_loss,
     }
     return Selection(indices, difficulty_N[indices], details)

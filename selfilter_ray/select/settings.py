@@ -87,8 +87,9 @@ class SelfilterSettings(MethodSettings):
 class SelfilterGroupedSettings(MethodSettings):
     """Self-Filter's difficulty in a grouped draw: harder groups get larger quotas (ours).
 
-    ``alpha``: null for min(M/B - 1, 4). ``drop_unlearned``: the share of each group that is passed
-    over, the samples whose loss under the VLM after Stage 1 is highest.
+    ``alpha``: null for min(M/B - 1, 4). ``drop_unlearned``: before the draw, the pool is split
+    into ``groups`` of like difficulty, and this share of each is passed over, the samples whose
+    loss under the VLM after Stage 1 is highest.
     """
 
     method: Literal["selfilter_grouped"] = "selfilter_grouped"
