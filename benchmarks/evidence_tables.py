@@ -25,7 +25,7 @@ from selfilter_ray.compare.trained.terminal_table import shown
 
 DOCUMENT, PLOT = Path("docs/evidence.md"), Path("docs/evidence.svg")
 PLOTTED = 0.15  # share of the pool that the plot is about
-ROW, COLUMN, LABELS, TOP, FOOT = 22, 190, 190, 58, 44
+ROW, COLUMN, LABELS, TOP, FOOT, NARROWEST = 22, 190, 190, 58, 44, 620
 
 
 def main() -> None:
@@ -125,7 +125,8 @@ def _plot(compared: dict[str, TrainedComparison]) -> str:
     )
     ends = [abs(e.mean or 0.0) + (e.half or 0.0) for e in differences.values()]
     reach = max(ends, default=0.1) * 1.05
-    width, height = LABELS + COLUMN * len(compared) + 10, TOP + ROW * len(labels) + FOOT
+    share = max(COLUMN, (NARROWEST - LABELS) // max(1, len(compared)))  # of a column
+    width, height = LABELS + share * len(compared) + 10, TOP + ROW * len(labels) + FOOT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
         f'font-family="system-ui, sans-serif" font-size="13">',
@@ -142,8 +143,7 @@ def _plot(compared: dict[str, TrainedComparison]) -> str:
         parts.append(f'<text x="0" y="{y + 4:.0f}">{escape(label)}</text>')
         parts.append(f'<line class="g" x1="{LABELS}" x2="{width}" y1="{y}" y2="{y}"/>')
     for column, name in enumerate(compared):
-        left = LABELS + COLUMN * column
-        middle, scale = left + COLUMN / 2, (COLUMN / 2 - 12) / reach
+        middle, scale = LABELS + share * (column + 0.5), (share / 2 - 12) / reach
         title = f'x="{middle}" y="{TOP - 14}" text-anchor="middle"'
         parts.append(
             f'<text class="s" {title}>{escape(name)}</text>'
