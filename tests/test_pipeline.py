@@ -327,7 +327,10 @@ def _losses(folder: Path) -> list[float]:
 
 def has_steps_after(folder: Path, step: int) -> bool:
     """Whether training has gone on for a while after the checkpoint of a step."""
-    checkpoints = list((folder / "stage1" / "checkpoints").glob("*/checkpoint_*"))
+    try:
+        checkpoints = list((folder / "stage1" / "checkpoints").glob("*/checkpoint_*"))
+    except FileNotFoundError:  # a folder that was cleared away meanwhile
+        return False
     return bool(checkpoints) and _steps(folder) >= step + 5
 
 

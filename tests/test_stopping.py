@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from selfilter_ray.distributed.stopping import until_done_or_stopped
+from selfilter_ray.distributed.stopping import interrupted_by_sigterm, until_done_or_stopped
 
 PATIENCE_SECONDS = 30
 
@@ -71,3 +71,24 @@ def test_another_thread_than_the_main_one_just_works(tmp_path):
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def test_sigterm_interrupts_the_block_and_nothing_behind_it():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), interrupted_by_sigterm():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(PATIENCE_SECONDS)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_in_another_thread_sigterm_is_left_alone():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with interrupted_by_sigterm():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+    assert seen == [before]

@@ -35,6 +35,27 @@ def until_done_or_stopped(work: Callable[[], Any], stop_file: Path) -> None:
         raise errors[0]
 
 
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM inside the block raises KeyboardInterrupt, as SIGINT does.
+
+    Ray's own handler would end the process in the midst of its C++ code. Entered in another thread
+    than the main one, it changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _kept(work: Callable[[], Any], errors: list[BaseException]) -> Callable[[], None]:
     def run() -> None:
         try:

@@ -24,6 +24,7 @@ from selfilter_ray.compare.trained.tuner import Places, Tuner, Work, tuning_conf
 from selfilter_ray.config import Config
 from selfilter_ray.distributed.metrics import join_on_ray
 from selfilter_ray.distributed.runtime import gpus_each, require
+from selfilter_ray.distributed.stopping import interrupted_by_sigterm
 from selfilter_ray.errors import ConfigError, SelfilterError
 from selfilter_ray.run_folder import RunFolder
 from selfilter_ray.stage1.agreement import StoppedError
@@ -59,12 +60,14 @@ def tune_on_actors(
 
     Raises:
         ConfigError: when a local instance can never offer the actors, or none can be started.
+        KeyboardInterrupt: when SIGINT or SIGTERM asked this process to stop.
     """
     actors = config.compare.train.actors
     fewest, most = actors if isinstance(actors, tuple) else (actors, actors)
     hosts = _actors(config, places, fewest, most, tuner)
     try:
-        return _worked_off(hosts, [(cell, _work(cell, models, steps)) for cell in cells], keep)
+        with interrupted_by_sigterm():
+            return _worked_off(hosts, [(cell, _work(cell, models, steps)) for cell in cells], keep)
     finally:
         hosts.close()
 

@@ -173,7 +173,11 @@ class TrainedLoop:
                 pushed = time.monotonic()
             self.progress(1)
 
-        grid.failed |= self.run(todo, self.models, self._steps(grid.cells), self.places, keep)
+        try:
+            grid.failed |= self.run(todo, self.models, self._steps(grid.cells), self.places, keep)
+        except KeyboardInterrupt:
+            publish(self.files.cells)
+            raise
 
     def _choices(self, entry: Entry, budget: int) -> list[Choice]:
         seeds = self.config.compare.seeds
