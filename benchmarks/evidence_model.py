@@ -16,18 +16,23 @@ from PIL import Image
 from torch import nn
 from transformers import (
     CLIPImageProcessor,
-    CLIPVisionConfig,
     CLIPVisionModel,
-    LlamaConfig,
     LlamaForCausalLM,
 )
 
 from benchmarks.store import new_folder
+from selfilter_ray.config.vlm import TextConfig, VisionConfig
 from selfilter_ray.known_truth.questions import COLORS, SHAPES
-from selfilter_ray.stage1.vlm import VISION_LAYER, train_tokenizer
+from selfilter_ray.stage1.vlm import (
+    VISION_LAYER,
+    image_processor_of,
+    text_config,
+    train_tokenizer,
+    vision_config,
+)
 
-SIZE, PATCH, WIDTH, LAYERS, HEADS = 32, 8, 96, 3, 4
-TEXT_LAYERS, TEXT_INNER, WORDS = 2, 256, 400
+VISION = VisionConfig(image_size=32, patch_size=8, hidden_size=96, layers=3, heads=4)
+TEXT = TextConfig(vocab_size=400, hidden_size=96, intermediate_size=256, layers=2, heads=4)
 BATCH, RATE, WARM_UP, CHECKED = 32, 5e-4, 50, 300
 
 
@@ -43,18 +48,11 @@ def write_tower(captions: Path, folder: Path, steps: int) -> dict[str, float]:
         How many ``pictures`` it was taught on, how many were ``held_back``, and of which share of
         these it says color and shape rightly.
     """
-    processor = CLIPImageProcessor(
-        size={"shortest_edge": SIZE}, crop_size={"height": SIZE, "width": SIZE}
-    )
+    processor = image_processor_of(VISION)
     pixels_N3HW, said_N2 = _pictures(captions, processor)
     torch.manual_seed(0)
-    sizes = {"image_size": SIZE, "patch_size": PATCH, "num_hidden_layers": LAYERS}
-    tower = CLIPVisionModel(
-        CLIPVisionConfig(
-            **sizes, hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_attention_heads=HEADS
-        )
-    )
-    heads = nn.ModuleList([nn.Linear(WIDTH, len(COLORS)), nn.Linear(WIDTH, len(SHAPES))])
+    tower = CLIPVisionModel(vision_config(VISION))
+    heads = nn.ModuleList([nn.Linear(VISION.hidden_size, len(kinds)) for kinds in (COLORS, SHAPES)])
     weights = [*tower.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(weights, RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -91,21 +89,9 @@ def write_tower(captions: Path, folder: Path, steps: int) -> dict[str, float]:
 def write_language_model(records: Path, folder: Path) -> None:
     """A Llama of random weights, and a tokenizer of the words in LLaVA records."""
     turns = (turn for record in json.loads(records.read_text()) for turn in record["conversations"])
-    tokenizer = train_tokenizer((turn["value"] for turn in turns), WORDS)
+    tokenizer = train_tokenizer((turn["value"] for turn in turns), TEXT.vocab_size)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=TEXT_INNER,
-            num_hidden_layers=TEXT_LAYERS,
-            num_attention_heads=HEADS,
-            max_position_embeddings=4096,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    model = LlamaForCausalLM(text_config(TEXT, tokenizer))
     with new_folder(folder) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)

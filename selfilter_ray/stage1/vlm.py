@@ -27,7 +27,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from selfilter_ray.config import AssembledVlm, PretrainedVlm, ScratchVlm, VisionConfig, VlmConfig
+from selfilter_ray.config import (
+    AssembledVlm,
+    PretrainedVlm,
+    ScratchVlm,
+    TextConfig,
+    VisionConfig,
+    VlmConfig,
+)
 from selfilter_ray.errors import ConfigError, SelfilterError
 from selfilter_ray.samples.record import IMAGE_TOKEN
 from selfilter_ray.stage1.families.registry import family_of
@@ -53,7 +60,7 @@ def prepare_vlm(config: VlmConfig, folder: Path, texts: Iterable[str], seed: int
     model, tokenizer = (
         _scratch(config, texts) if isinstance(config, ScratchVlm) else _assembled(config)
     )
-    image_processor = _image_processor(config.vision)
+    image_processor = image_processor_of(config.vision)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     image_processor.save_pretrained(folder)
@@ -79,18 +86,8 @@ def _scratch(
     config: ScratchVlm, texts: Iterable[str]
 ) -> tuple[LlavaForConditionalGeneration, PreTrainedTokenizerBase]:
     tokenizer = train_tokenizer(texts, config.text.vocab_size)
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=config.text.hidden_size,
-        intermediate_size=config.text.intermediate_size,
-        num_hidden_layers=config.text.layers,
-        num_attention_heads=config.text.heads,
-        max_position_embeddings=4096,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    vision = _vision_config(config.vision)
+    text = text_config(config.text, tokenizer)
+    vision = vision_config(config.vision)
     return LlavaForConditionalGeneration(_llava_config(vision, text, tokenizer)), tokenizer
 
 
@@ -120,7 +117,7 @@ def _assembled(
 def _vision(source: str | VisionConfig) -> tuple[Any, Any]:
     """A pretrained tower and its config, or None and the config of a new one."""
     if isinstance(source, VisionConfig):
-        return None, _vision_config(source)
+        return None, vision_config(source)
     tower = CLIPVisionModel.from_pretrained(source)
     return tower, tower.config
 
@@ -138,7 +135,23 @@ def _llava_config(vision: Any, text: Any, tokenizer: PreTrainedTokenizerBase) ->
     )
 
 
-def _vision_config(sizes: VisionConfig) -> CLIPVisionConfig:
+def text_config(sizes: TextConfig, tokenizer: PreTrainedTokenizerBase) -> LlamaConfig:
+    """Of a LLaMA with the tokenizer's words; ``sizes.vocab_size`` is only what it was asked for."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.hidden_size,
+        intermediate_size=sizes.intermediate_size,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def vision_config(sizes: VisionConfig) -> CLIPVisionConfig:
+    """Of a CLIP vision tower."""
     return CLIPVisionConfig(
         hidden_size=sizes.hidden_size,
         intermediate_size=4 * sizes.hidden_size,
@@ -149,7 +162,8 @@ def _vision_config(sizes: VisionConfig) -> CLIPVisionConfig:
     )
 
 
-def _image_processor(vision: str | VisionConfig) -> CLIPImageProcessor:
+def image_processor_of(vision: str | VisionConfig) -> CLIPImageProcessor:
+    """The one that comes with a tower, or CLIP's at the size of a new one."""
     if isinstance(vision, str):
         return CLIPImageProcessor.from_pretrained(vision)
     size = vision.image_size
